@@ -1,0 +1,161 @@
+"""One async core, two callers.
+
+The core is written once, as coroutines. A caller inside an event loop awaits them. A synchronous caller has `run` drive
+the very same coroutine by hand, on its own thread, without any event loop: a coroutine that never suspends runs to its
+end on the first `send`. So every wait in the core goes through this module, which asks `is_blocking()` and either blocks
+the thread or suspends the task. It works in scripts, notebooks, web servers and after `fork`, and Ctrl-C arrives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+S = TypeVar("S")
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class _Mode(threading.local):
+    depth = 0
+
+
+_mode = _Mode()
+
+
+def is_blocking() -> bool:
+    """Whether the core is being driven by hand on this thread, so that waits must block it."""
+    return _mode.depth > 0
+
+
+def run(coro: Coroutine[Any, Any, T]) -> T:
+    """Drive `coro` to completion on this thread, without an event loop.
+
+    Raises `RuntimeError` when the coroutine suspends: something in it waited for an event loop.
+    """
+    _mode.depth += 1
+    try:
+        coro.send(None)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+    finally:
+        _mode.depth -= 1
+    coro.close()
+    raise RuntimeError(f"{coro.__qualname__} suspended while being driven synchronously; this is a defect")
+
+
+def blocking(method: Callable[Concatenate[S, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate[S, P], T]:
+    """The synchronous twin of the async method `method`, under the name without `_async`."""
+
+    @functools.wraps(method)
+    def twin(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return run(method(self, *args, **kwargs))
+
+    name = method.__name__.removesuffix("_async")
+    twin.__name__ = name
+    twin.__qualname__ = method.__qualname__.removesuffix("_async")
+    # the twin is no coroutine function: drop what makes inspect follow the original
+    del twin.__wrapped__  # type: ignore[attr-defined]
+    twin.__signature__ = _signature(method)  # type: ignore[attr-defined]
+    return twin
+
+
+def _signature(method: Callable[..., Any]) -> Any:
+    import inspect
+
+    return inspect.signature(method)
+
+
+def iterate(source: AsyncIterator[T]) -> Iterator[T]:
+    """The items of an async iterator of the core, for a synchronous `for`."""
+    while True:
+        try:
+            item = run(_step(source))
+        except StopAsyncIteration:
+            return
+        yield item
+
+
+async def _step(source: AsyncIterator[T]) -> T:
+    return await source.__anext__()
+
+
+async def pause(seconds: float) -> None:
+    """Wait, by whatever means suits the caller."""
+    if is_blocking():
+        time.sleep(seconds)
+    else:
+        await asyncio.sleep(seconds)
+
+
+async def offload(fn: Callable[[], T]) -> T:
+    """Run a long computation: here when the caller blocks anyway, else on a thread so that its event loop stays free."""
+    if is_blocking():
+        return fn()
+    return await asyncio.get_running_loop().run_in_executor(None, fn)
+
+
+async def concurrent_map(fn: Callable[[T], Awaitable[R]], items: Iterable[T], limit: int) -> list[R]:
+    """`[await fn(item) for item in items]`, at most `limit` at a time.
+
+    The first failure cancels what has not begun, waits for what has, and is raised.
+    """
+    todo = list(items)
+    width = min(limit, len(todo))
+    if width <= 1:
+        return [await fn(item) for item in todo]
+    if is_blocking():
+        return _map_on_threads(fn, todo, width)
+    return await _map_on_tasks(fn, todo, width)
+
+
+def _map_on_threads(fn: Callable[[T], Awaitable[R]], todo: list[T], width: int) -> list[R]:
+    async def call(item: T) -> R:
+        return await fn(item)
+
+    with ThreadPoolExecutor(width, thread_name_prefix="icechunk") as pool:
+        futures = [pool.submit(lambda item=item: run(call(item))) for item in todo]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+
+
+async def _map_on_tasks(fn: Callable[[T], Awaitable[R]], todo: list[T], width: int) -> list[R]:
+    results: dict[int, R] = {}
+    queue = iter(enumerate(todo))
+
+    async def worker() -> None:
+        for index, item in queue:
+            results[index] = await fn(item)
+
+    tasks = [asyncio.ensure_future(worker()) for _ in range(width)]
+    try:
+        await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+    return [results[index] for index in range(len(todo))]
+
+
+async def gather(*coros: Coroutine[Any, Any, Any]) -> list[Any]:
+    """Await all of `coros` at once, in order of the arguments."""
+
+    async def call(coro: Coroutine[Any, Any, Any]) -> Any:
+        return await coro
+
+    try:
+        return await concurrent_map(call, coros, len(coros))
+    finally:
+        for coro in coros:
+            coro.close()
