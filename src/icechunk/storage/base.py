@@ -25,10 +25,24 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """Identifies what stood at a path at one moment; opaque but to the backend that made it."""
+    """Identifies what stood at a path at one moment; opaque but to the backend that made it.
+
+    `Version()` is an unknown one: it equals no version of anything that stands anywhere, and nothing can be
+    `Unchanged` since. Backends may subclass it to find out the etag only when somebody asks.
+    """
 
     etag: str | None = None
     generation: str | None = None
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Version):
+            return NotImplemented
+        return self.etag == other.etag and self.generation == other.generation
+
+    @property
+    def is_known(self) -> bool:
+        """Whether this can be a precondition."""
+        return self.etag is not None or self.generation is not None
 
 
 class ByteRange(NamedTuple):
@@ -121,6 +135,9 @@ class Storage(ABC):
 
         Readers see the former bytes or the new ones, never a mixture. `content_type` and `metadata` are kept with the
         object where the backend can. Raises `PreconditionFailedError` when `only_if` does not hold.
+
+        The version that comes back equals the one a `get` would give. After an unconditional put of anything but
+        `bytes` it may be unknown, where finding out would cost another pass over the data.
         """
 
     @abstractmethod
