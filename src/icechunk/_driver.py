@@ -148,14 +148,14 @@ async def _map_on_tasks(fn: Callable[[T], Awaitable[R]], todo: list[T], width: i
     return [results[index] for index in range(len(todo))]
 
 
-async def gather(*coros: Coroutine[Any, Any, Any]) -> list[Any]:
-    """Await all of `coros` at once, in order of the arguments."""
+async def gather(*coros: Coroutine[Any, Any, Any], limit: int | None = None) -> list[Any]:
+    """Await all of `coros`, at most `limit` at a time (all by default); results in order of the arguments."""
 
     async def call(coro: Coroutine[Any, Any, Any]) -> Any:
         return await coro
 
     try:
-        return await concurrent_map(call, coros, len(coros))
+        return await concurrent_map(call, coros, len(coros) if limit is None else limit)
     finally:
         for coro in coros:
             coro.close()
