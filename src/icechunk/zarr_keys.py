@@ -177,26 +177,6 @@ def parse_prefix(prefix: str, kind: ErrorKind = ErrorKind.BAD_KEY_PREFIX) -> Key
         return KeyPrefix(path, None, ())
 
 
-def parse_path(text: str) -> str:
-    """An absolute node path as a user gives it, in its one canonical form.
-
-    Raises `InvalidInputError` with kind `invalid-path` when it is relative or has empty, `.` or `..` segments; a final
-    `/` is dropped.
-    """
-    if not text.startswith("/"):
-        raise InvalidInputError(
-            f"could not create path from prefix: `{text}` is not absolute, write `/{text}`", ErrorKind.INVALID_PATH
-        )
-    if text == "/":
-        return text
-    path = text.removesuffix("/")
-    if any(segment in ("", ".", "..") for segment in path[1:].split("/")):
-        raise InvalidInputError(
-            f"could not create path from prefix: `{text}` has an empty, `.` or `..` segment", ErrorKind.INVALID_PATH
-        )
-    return path
-
-
 def format_key(key: ZarrKey) -> str:
     """The text of a key, without a leading `/`; the inverse of `parse_key`."""
     match key:

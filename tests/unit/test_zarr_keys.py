@@ -18,7 +18,6 @@ from icechunk.zarr_keys import (
     format_key,
     metadata_key,
     parse_key,
-    parse_path,
     parse_prefix,
 )
 
@@ -183,13 +182,3 @@ def test_prefixes_that_lead_out_are_refused(prefix: str) -> None:
     with pytest.raises(InvalidInputError) as caught:
         parse_prefix(prefix, ErrorKind.INVALID_PATH)
     assert caught.value.kind == ErrorKind.INVALID_PATH
-
-
-def test_absolute_paths_are_checked() -> None:
-    assert parse_path("/") == "/"
-    assert parse_path("/a/b") == "/a/b"
-    assert parse_path("/a/b/") == "/a/b"
-    for bad in ["", "a", "a/b", "//", "/a//b", "/a/../b", "/./a", "/."]:
-        with pytest.raises(InvalidInputError) as caught:
-            parse_path(bad)
-        assert caught.value.kind == ErrorKind.INVALID_PATH
