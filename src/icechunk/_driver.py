@@ -66,6 +66,27 @@ def blocking(method: Callable[Concatenate[S, P], Coroutine[Any, Any, T]]) -> Cal
     return twin
 
 
+def blocking_classmethod(method: Any) -> Any:
+    """The synchronous twin of an async class method."""
+    return classmethod(blocking(method.__func__))
+
+
+def blocking_staticmethod(method: Any) -> Any:
+    """The synchronous twin of an async static method."""
+
+    function = method.__func__
+
+    @functools.wraps(function)
+    def twin(*args: Any, **kwargs: Any) -> Any:
+        return run(function(*args, **kwargs))
+
+    twin.__name__ = function.__name__.removesuffix("_async")
+    twin.__qualname__ = function.__qualname__.removesuffix("_async")
+    twin.__signature__ = _signature(function)  # type: ignore[attr-defined]
+    del twin.__wrapped__  # type: ignore[attr-defined]
+    return staticmethod(twin)
+
+
 def _signature(method: Callable[..., Any]) -> Any:
     import inspect
 

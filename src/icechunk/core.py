@@ -1,0 +1,167 @@
+"""What a repository and its sessions share: where it is, how it is configured, and what may be read.
+
+A `RepositoryCore` is a value that can be pickled. Its helpers (files, refs, virtual chunks) are made on first use, so a
+session that arrives in another process costs nothing until it reads.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from icechunk.assets import Assets, AssetSettings
+from icechunk.commit import CommitWriter
+from icechunk.config import EffectiveConfig, RepositoryConfig
+from icechunk.format.ids import random_object_id
+from icechunk.format.manifest import LocationCompression
+from icechunk.format.snapshot import Node
+from icechunk.manifest_writer import ManifestSettings
+from icechunk.refs import RefStore, refs_for
+from icechunk.refs.base import Context, UpdateRetries
+from icechunk.splitting import PreloadPolicy, split_edges
+from icechunk.storage.base import Storage
+from icechunk.virtual import VirtualChunks
+from icechunk.workspace import Workspace, WorkspaceSettings
+
+
+def now() -> int:
+    """Microseconds since 1970 (UTC)."""
+    return time.time_ns() // 1000
+
+
+class RepositoryCore:
+    """One open repository: its storage, its configuration, and what the user authorized.
+
+    Parameters
+    ----------
+    base_storage : Storage
+        As the user gave it.
+    config : RepositoryConfig
+        The stored configuration under what the user gave.
+    spec : int
+        The version of the format on disk.
+    authorized : mapping of URL prefix to credentials
+        The virtual chunk containers that may be read.
+    default_metadata : dict
+        Properties for every commit, unless it has its own of that name.
+    """
+
+    def __init__(
+        self,
+        base_storage: Storage,
+        config: RepositoryConfig,
+        spec: int,
+        authorized: Mapping[str, Any],
+        default_metadata: dict[str, Any] | None = None,
+        refs: RefStore | None = None,
+    ) -> None:
+        self.base_storage = base_storage
+        self.config = config
+        self.spec = spec
+        self.authorized = dict(authorized)
+        self.default_metadata = dict(default_metadata or {})
+        self.effective: EffectiveConfig = config.effective(base_storage.default_settings())
+        if refs is not None:
+            self.__dict__["refs"] = refs
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RepositoryCore, (
+            self.base_storage, self.config, self.spec, self.authorized, self.default_metadata
+        )
+
+    def with_config(self, config: RepositoryConfig, authorized: Mapping[str, Any] | None = None) -> RepositoryCore:
+        """The same repository under another configuration."""
+        return RepositoryCore(
+            self.base_storage,
+            config,
+            self.spec,
+            self.authorized if authorized is None else authorized,
+            self.default_metadata,
+        )
+
+    @cached_property
+    def storage(self) -> Storage:
+        """The storage under the configured settings."""
+        return self.base_storage.with_settings(self.effective.storage_settings)
+
+    @cached_property
+    def assets(self) -> Assets:
+        """The immutable files, cached."""
+        return Assets(self.storage, asset_settings(self.effective))
+
+    @cached_property
+    def refs(self) -> RefStore:
+        """Branches, tags and all else that can change."""
+        return refs_for(self.spec, ref_context(self.storage, self.assets, self.effective))
+
+    @cached_property
+    def virtual(self) -> VirtualChunks:
+        """The virtual chunk containers, and which of them may be read."""
+        return VirtualChunks(
+            self.effective.virtual_chunk_containers,
+            self.authorized,
+            spec=self.spec,
+            settings=self.effective.storage_settings,
+        )
+
+    @cached_property
+    def workspace_settings(self) -> WorkspaceSettings:
+        """What a workspace needs of the configuration."""
+        return WorkspaceSettings(
+            self.spec, self.effective.inline_chunk_threshold_bytes, PreloadPolicy(self.effective.preload)
+        )
+
+    @property
+    def width(self) -> int:
+        """How many requests are worth having under way at once."""
+        return max(1, min(self.storage.concurrency, self.effective.max_concurrent_requests))
+
+    def commit_writer(self) -> CommitWriter:
+        """What writes the files of one commit."""
+        config = self.effective
+        settings = ManifestSettings(
+            spec=self.spec,
+            level=config.compression_level,
+            segmented=config.segmented_metadata,
+            location_compression=LocationCompression(*config.location_compression) if self.spec > 1 else None,
+        )
+        return CommitWriter(self.assets, settings, self._edges, width=self.width, now=now)
+
+    def _edges(self, node: Node) -> tuple[tuple[int, ...], ...]:
+        grid = tuple(dimension.chunks for dimension in node.shape)
+        return split_edges(node.path, grid, node.dimension_names, self.effective.splitting)
+
+
+def asset_settings(config: EffectiveConfig) -> AssetSettings:
+    """What `Assets` needs of the configuration."""
+    caching, storage = config.caching, config.storage
+    return AssetSettings(
+        cached_nodes=caching.num_snapshot_nodes,
+        cached_refs=caching.num_chunk_refs,
+        cached_changes=caching.num_transaction_changes,
+        cached_chunk_bytes=caching.num_bytes_chunks,
+        level=config.compression_level,
+        segmented=config.segmented_metadata,
+        tag_objects=bool(storage.unsafe_use_metadata),
+    )
+
+
+def ref_context(storage: Storage, assets: Assets, config: EffectiveConfig) -> Context:
+    """What the ref stores are given from outside."""
+    retries = config.repo_update_retries
+    return Context(
+        storage=storage,
+        files=assets,
+        now=now,
+        new_id=random_object_id,
+        retries=UpdateRetries(retries.max_tries, retries.initial_backoff_ms, retries.max_backoff_ms),
+        updates_per_file=config.num_updates_per_repo_info_file,
+        level=config.compression_level,
+    )
+
+
+def new_workspace(core: RepositoryCore, snapshot_id: bytes, mode: Any, **state: Any) -> Workspace:
+    """A workspace on one snapshot of a repository."""
+    return Workspace(core.assets, core.virtual, core.workspace_settings, snapshot_id, mode, **state)

@@ -1,0 +1,571 @@
+"""Repositories: where everything begins.
+
+A `Repository` is a storage, a configuration and the refs that live there. It gives out sessions, moves branches, makes
+tags, tells history, and keeps house. Each verb is written once, as a coroutine; its synchronous twin stands below it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Self
+
+from icechunk._driver import blocking, blocking_classmethod, blocking_staticmethod
+from icechunk.ancestry_graph import AncestryGraph, ancestry_graph
+from icechunk.assets import Assets
+from icechunk.config import RepositoryConfig, StorageSettings
+from icechunk.conflicts import ConflictSolver
+from icechunk.core import RepositoryCore, asset_settings, new_workspace, now, ref_context
+from icechunk.credentials import check_authorization
+from icechunk.display import Card, Plain, Row, Shown
+from icechunk.errors import ErrorKind, FormatError, InvalidInputError, RepositoryNotFoundError
+from icechunk.format.ids import format_id, parse_snapshot_id
+from icechunk.format.repo_info import SnapshotRecord
+from icechunk.format.values import to_json_domain
+from icechunk.history import diff_between
+from icechunk.info import Attribution, Diff, SnapshotInfo, SpecVersion
+from icechunk.iterators import AsyncCloseableIterator
+from icechunk.maintenance import Maintenance
+from icechunk.rebase import log_ids
+from icechunk.refs import create_refs, find_spec, open_refs
+from icechunk.session import Session
+from icechunk.storage.base import Storage
+from icechunk.workspace import Mode
+
+if TYPE_CHECKING:
+    from icechunk.store import IcechunkStore
+
+__all__ = ["Repository"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Repository(Maintenance, Shown):
+    """One Icechunk repository; make it with `Repository.create`, `open` or `open_or_create`.
+
+        repo = icechunk.Repository.create(icechunk.local_filesystem_storage("/data/air"))
+        session = repo.writable_session("main")
+        zarr.create_array(session.store, name="t", data=np.arange(10))
+        session.commit("the first ten")
+    """
+
+    def __init__(self, repository: Any) -> None:
+        if not isinstance(repository, RepositoryCore):
+            raise TypeError("use Repository.create, Repository.open or Repository.open_or_create")
+        self._core: RepositoryCore = repository
+        self._attribution: Attribution | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"core": self._core, "attribution": self._attribution}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._core = state["core"]
+        self._attribution = state["attribution"]
+
+    # --- opening -----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    async def create_async(
+        cls,
+        storage: Storage,
+        config: RepositoryConfig | None = None,
+        authorize_virtual_chunk_access: Mapping[str, Any] | None = None,
+        spec_version: SpecVersion | int | None = None,
+        check_clean_root: bool = True,
+        attribution: Attribution | None = None,
+    ) -> Self:
+        """Create a repository: an empty first snapshot, and the branch `main` at it.
+
+        Parameters
+        ----------
+        storage : Storage
+            Where; nothing may be stored there yet.
+        config : RepositoryConfig, optional
+            Stored with the repository where it differs from the default.
+        authorize_virtual_chunk_access : mapping of URL prefix to credentials, optional
+            The virtual chunk containers that may be read, see `containers_credentials`.
+        spec_version : SpecVersion or int, optional
+            The version of the format, 2 by default; 1 can be read by icechunk 1.x too.
+        check_clean_root : bool
+            Whether other files at the place are refused.
+        attribution : Attribution, optional
+            Who works with the repository, for the storage provider's records.
+
+        Raises
+        ------
+        InvalidInputError
+            Something is stored there already (parent-directory-not-clean).
+        """
+        spec = _spec(spec_version)
+        core = _core_before_opening(storage, config, authorize_virtual_chunk_access, spec)
+        context = ref_context(core.storage, core.assets, core.effective)
+        stored = config if config is not None and config != RepositoryConfig.default() else None
+        core.__dict__["refs"] = await create_refs(context, spec, config=stored, check_clean_root=check_clean_root)
+        return cls._of(core, attribution)
+
+    create = blocking_classmethod(create_async)
+
+    @classmethod
+    async def open_async(
+        cls,
+        storage: Storage,
+        config: RepositoryConfig | None = None,
+        authorize_virtual_chunk_access: Mapping[str, Any] | None = None,
+        attribution: Attribution | None = None,
+    ) -> Self:
+        """Open the repository at `storage`.
+
+        `config` is laid over the stored one field by field, for this object only; `save_config` stores it. Raises
+        `RepositoryNotFoundError` when there is none.
+        """
+        repo = await cls._open(storage, config, authorize_virtual_chunk_access, attribution)
+        if repo is None:
+            raise RepositoryNotFoundError(
+                f"the repository doesn't exist at {_place(storage)}; make one with `Repository.create`, or check the "
+                "bucket, prefix or path",
+                ErrorKind.REPOSITORY_NOT_FOUND,
+            )
+        return repo
+
+    open = blocking_classmethod(open_async)
+
+    @classmethod
+    async def open_or_create_async(
+        cls,
+        storage: Storage,
+        config: RepositoryConfig | None = None,
+        authorize_virtual_chunk_access: Mapping[str, Any] | None = None,
+        create_version: SpecVersion | int | None = None,
+        check_clean_root: bool = True,
+        attribution: Attribution | None = None,
+    ) -> Self:
+        """Open the repository at `storage`, or create one where there is none.
+
+        Of several processes that do so at once, one creates and all open.
+        """
+        repo = await cls._open(storage, config, authorize_virtual_chunk_access, attribution)
+        if repo is not None:
+            return repo
+        try:
+            return await cls.create_async(
+                storage, config, authorize_virtual_chunk_access, create_version, check_clean_root, attribution
+            )
+        except InvalidInputError as error:
+            if error.kind != ErrorKind.PARENT_DIRECTORY_NOT_CLEAN:
+                raise
+            repo = await cls._open(storage, config, authorize_virtual_chunk_access, attribution)
+            if repo is None:
+                raise
+            return repo
+
+    open_or_create = blocking_classmethod(open_or_create_async)
+
+    @classmethod
+    async def _open(
+        cls,
+        storage: Storage,
+        config: RepositoryConfig | None,
+        authorized: Mapping[str, Any] | None,
+        attribution: Attribution | None,
+    ) -> Self | None:
+        before = _core_before_opening(storage, config, authorized, 2)
+        refs = await open_refs(ref_context(before.storage, before.assets, before.effective))
+        if refs is None:
+            return None
+        stored = await refs.load_config()
+        merged = before.config if stored is None else stored.merge(before.config)
+        core = RepositoryCore(storage, merged, refs.spec, before.authorized, refs=refs)
+        refs.rebind(ref_context(core.storage, core.assets, core.effective))
+        return cls._of(core, attribution)
+
+    @classmethod
+    def _of(cls, core: RepositoryCore, attribution: Attribution | None = None) -> Self:
+        repo = cls(core)
+        repo._attribution = attribution
+        return repo
+
+    @staticmethod
+    async def exists_async(storage: Storage, storage_settings: StorageSettings | None = None) -> bool:
+        """Whether there is a repository at `storage`."""
+        return await find_spec(_configured(storage, storage_settings)) is not None
+
+    exists = blocking_staticmethod(exists_async)
+
+    @staticmethod
+    async def fetch_spec_version_async(
+        storage: Storage, storage_settings: StorageSettings | None = None
+    ) -> SpecVersion | None:
+        """The version of the format of the repository at `storage`, None where there is none."""
+        spec = await find_spec(_configured(storage, storage_settings))
+        return None if spec is None else SpecVersion(spec)
+
+    fetch_spec_version = blocking_staticmethod(fetch_spec_version_async)
+
+    @staticmethod
+    async def fetch_config_async(storage: Storage) -> RepositoryConfig | None:
+        """The stored configuration of the repository at `storage`, None where none was ever stored.
+
+        Raises `RepositoryNotFoundError` when there is no repository.
+        """
+        core = _core_before_opening(storage, None, None, 2)
+        refs = await open_refs(ref_context(core.storage, core.assets, core.effective))
+        if refs is None:
+            raise RepositoryNotFoundError(
+                f"the repository doesn't exist at {_place(storage)}", ErrorKind.REPOSITORY_NOT_FOUND
+            )
+        return await refs.load_config()
+
+    fetch_config = blocking_staticmethod(fetch_config_async)
+
+    async def reopen_async(
+        self, config: RepositoryConfig | None = None, authorize_virtual_chunk_access: Mapping[str, Any] | None = None
+    ) -> Self:
+        """The same repository as a new object, with `config` laid over the present one.
+
+        What was authorized stays, unless something is authorized now.
+        """
+        merged = self._core.config if config is None else self._core.config.merge(config)
+        authorized = None
+        if authorize_virtual_chunk_access is not None:
+            authorized = check_authorization(authorize_virtual_chunk_access)
+        return self._of(self._core.with_config(merged, authorized), self._attribution)
+
+    reopen = blocking(reopen_async)
+
+    # --- what it is --------------------------------------------------------------------------------------------------
+
+    @property
+    def storage(self) -> Storage:
+        """Where the repository is."""
+        return self._core.base_storage
+
+    @property
+    def config(self) -> RepositoryConfig:
+        """A copy of the configuration; change it and `reopen` with it."""
+        return self._core.config.copy()
+
+    @property
+    def spec_version(self) -> SpecVersion:
+        """The version of the format on disk."""
+        return SpecVersion(self._core.spec)
+
+    @property
+    def attribution(self) -> Attribution | None:
+        """Who works with the repository, as given when it was opened."""
+        return self._attribution
+
+    @property
+    def authorized_virtual_container_prefixes(self) -> set[str]:
+        """The URL prefixes of the virtual chunk containers that may be read."""
+        return set(self._core.authorized)
+
+    async def save_config_async(self) -> None:
+        """Store the present configuration, for everybody who opens the repository from now on.
+
+        Raises `ConflictError` (config-updated) when somebody else stored another one meanwhile, where the format can tell.
+        """
+        await self._core.refs.save_config(self._core.config)
+
+    save_config = blocking(save_config_async)
+
+    def default_commit_metadata(self) -> dict[str, Any]:
+        """Properties that every commit gets, unless it has its own of that name."""
+        return dict(self._core.default_metadata)
+
+    def set_default_commit_metadata(self, metadata: dict[str, Any]) -> None:
+        """Set properties that every commit through this object gets."""
+        self._core.default_metadata = to_json_domain(dict(metadata))
+
+    def _card(self) -> Card:
+        return Card(
+            f"icechunk.Repository (v{self._core.spec})",
+            [Row("storage", self.storage), Row("config", Plain("<RepositoryConfig ...>"))],
+        )
+
+    # --- sessions ------------------------------------------------------------------------------------------------------
+
+    async def readonly_session_async(
+        self,
+        branch: str | None = None,
+        *,
+        tag: str | None = None,
+        snapshot_id: str | None = None,
+        as_of: datetime | None = None,
+    ) -> Session:
+        """A session that reads one snapshot: the tip of a branch, the target of a tag, or any by its id.
+
+        `as_of`, together with a branch, asks for the newest snapshot that is not younger. Raises `RefNotFoundError`,
+        `SnapshotNotFoundError`, and `ValueError` unless exactly one of branch, tag and snapshot id is given.
+        """
+        if as_of is not None and branch is None:
+            raise ValueError("as_of argument must be provided together with a branch name")
+        found = await self._resolve(branch, tag, snapshot_id, as_of)
+        return await self._session(found, Mode.READ_ONLY)
+
+    readonly_session = blocking(readonly_session_async)
+
+    async def writable_session_async(self, branch: str) -> Session:
+        """A session that can be written to and committed to `branch`. Raises `RefNotFoundError`."""
+        refs = self._core.refs
+        tip = await refs.branch_tip(branch)
+        await refs.ensure_writable("Cannot create writable session")
+        return await self._session(tip, Mode.EDIT, branch)
+
+    writable_session = blocking(writable_session_async)
+
+    async def rearrange_session_async(self, branch: str) -> Session:
+        """A session that can only move nodes, and be committed to `branch`."""
+        refs = self._core.refs
+        tip = await refs.branch_tip(branch)
+        await refs.ensure_writable("Cannot create rearrange session")
+        await refs.require_flag("move_node", "create rearrange session")
+        return await self._session(tip, Mode.REARRANGE, branch)
+
+    rearrange_session = blocking(rearrange_session_async)
+
+    async def _session(self, snapshot_id: bytes, mode: Mode, branch: str | None = None) -> Session:
+        workspace = new_workspace(self._core, snapshot_id, mode)
+        await workspace.load()
+        return Session(workspace, self._core, branch)
+
+    async def _resolve(
+        self, branch: str | None, tag: str | None, snapshot_id: str | None, as_of: datetime | None = None
+    ) -> bytes:
+        """The snapshot that is meant by exactly one of branch, tag and id; it exists."""
+        if sum(given is not None for given in (branch, tag, snapshot_id)) != 1:
+            raise ValueError("Must provide one of branch, tag, or snapshot_id")
+        refs = self._core.refs
+        if branch is not None:
+            return await (
+                refs.branch_tip(branch) if as_of is None else refs.find_as_of(branch, microseconds(as_of))
+            )
+        if tag is not None:
+            return await refs.tag_target(tag)
+        assert snapshot_id is not None
+        return (await refs.snapshot_record(parse_snapshot_id(snapshot_id))).id
+
+    @contextmanager
+    def transaction(
+        self,
+        branch: str,
+        *,
+        message: str,
+        metadata: dict[str, Any] | None = None,
+        rebase_with: ConflictSolver | None = None,
+        rebase_tries: int = 1_000,
+    ) -> Iterator[IcechunkStore]:
+        """A store whose changes are committed when the block ends, and dropped when it raises."""
+        session = self.writable_session(branch)
+        try:
+            yield session.store
+        except BaseException:
+            session.discard_changes()
+            raise
+        session.commit(message, metadata=metadata, rebase_with=rebase_with, rebase_tries=rebase_tries)
+
+    # --- branches and tags -----------------------------------------------------------------------------------------
+
+    async def list_branches_async(self) -> set[str]:
+        """The names of all branches."""
+        return await self._core.refs.list_branches()
+
+    list_branches = blocking(list_branches_async)
+
+    async def list_tags_async(self) -> set[str]:
+        """The names of all tags."""
+        return await self._core.refs.list_tags()
+
+    list_tags = blocking(list_tags_async)
+
+    async def lookup_branch_async(self, branch: str) -> str:
+        """The id of the snapshot at the tip of a branch. Raises `RefNotFoundError`."""
+        return format_id(await self._core.refs.branch_tip(branch))
+
+    lookup_branch = blocking(lookup_branch_async)
+
+    async def lookup_tag_async(self, tag: str) -> str:
+        """The id of the snapshot that a tag names. Raises `RefNotFoundError`."""
+        return format_id(await self._core.refs.tag_target(tag))
+
+    lookup_tag = blocking(lookup_tag_async)
+
+    async def create_branch_async(self, branch: str, snapshot_id: str) -> None:
+        """Make a branch at a snapshot. Raises `AlreadyExistsError`, `SnapshotNotFoundError`."""
+        await self._core.refs.create_branch(branch, parse_snapshot_id(snapshot_id))
+
+    create_branch = blocking(create_branch_async)
+
+    async def delete_branch_async(self, branch: str) -> None:
+        """Delete a branch; its snapshots stay until they are collected. `main` cannot be deleted."""
+        await self._core.refs.delete_branch(branch)
+
+    delete_branch = blocking(delete_branch_async)
+
+    async def reset_branch_async(self, branch: str, snapshot_id: str, *, from_snapshot_id: str | None = None) -> None:
+        """Move a branch to any snapshot; with `from_snapshot_id`, only if that is where it stands now.
+
+        Raises `ConflictError` (branch-update-conflict) when it stands elsewhere.
+        """
+        expected = None if from_snapshot_id is None else parse_snapshot_id(from_snapshot_id)
+        await self._core.refs.reset_branch(branch, parse_snapshot_id(snapshot_id), expected)
+
+    reset_branch = blocking(reset_branch_async)
+
+    async def create_tag_async(self, tag: str, snapshot_id: str) -> None:
+        """Name a snapshot for ever. A tag cannot be moved, and its name cannot be used again once it is deleted."""
+        await self._core.refs.create_tag(tag, parse_snapshot_id(snapshot_id))
+
+    create_tag = blocking(create_tag_async)
+
+    async def delete_tag_async(self, tag: str) -> None:
+        """Delete a tag; its name cannot be used again."""
+        await self._core.refs.delete_tag(tag)
+
+    delete_tag = blocking(delete_tag_async)
+
+    # --- history -----------------------------------------------------------------------------------------------------
+
+    async def lookup_snapshot_async(self, snapshot_id: str) -> SnapshotInfo:
+        """What is known of a snapshot. Raises `SnapshotNotFoundError`."""
+        return info_of(await self._core.refs.snapshot_record(parse_snapshot_id(snapshot_id)))
+
+    lookup_snapshot = blocking(lookup_snapshot_async)
+
+    def ancestry(
+        self, *, branch: str | None = None, tag: str | None = None, snapshot_id: str | None = None
+    ) -> AsyncCloseableIterator[SnapshotInfo]:
+        """A snapshot and all its parents, newest first, for `for` or `async for`."""
+        tip = self._resolve_now(branch, tag, snapshot_id)
+        return AsyncCloseableIterator(self._ancestry(tip))
+
+    def async_ancestry(
+        self, *, branch: str | None = None, tag: str | None = None, snapshot_id: str | None = None
+    ) -> AsyncCloseableIterator[SnapshotInfo]:
+        """The same as `ancestry`, looking the ref up when the iteration begins."""
+        if sum(given is not None for given in (branch, tag, snapshot_id)) != 1:
+            raise ValueError("Must provide one of branch, tag, or snapshot_id")
+        return AsyncCloseableIterator(self._ancestry_of(branch, tag, snapshot_id))
+
+    async def _resolve_now_async(self, branch: str | None, tag: str | None, snapshot_id: str | None) -> bytes:
+        return await self._resolve(branch, tag, snapshot_id)
+
+    _resolve_now = blocking(_resolve_now_async)
+
+    async def _ancestry_of(
+        self, branch: str | None, tag: str | None, snapshot_id: str | None
+    ) -> AsyncIterator[SnapshotInfo]:
+        async for info in self._ancestry(await self._resolve(branch, tag, snapshot_id)):
+            yield info
+
+    async def _ancestry(self, tip: bytes) -> AsyncIterator[SnapshotInfo]:
+        async for record in self._core.refs.ancestry(tip, revalidate=False):
+            yield info_of(record)
+
+    async def ancestry_graph_async(
+        self,
+        *,
+        branch: str | None = None,
+        tag: str | None = None,
+        snapshot_id: str | None = None,
+        plain: bool = False,
+    ) -> AncestryGraph:
+        """The history as a picture: text with or without colours, SVG and HTML in notebooks."""
+        tips = [] if branch is tag is snapshot_id is None else [await self._resolve(branch, tag, snapshot_id)]
+        history = await self._core.refs.history(tips)
+        return ancestry_graph(history, tips or None, plain=plain)
+
+    ancestry_graph = blocking(ancestry_graph_async)
+
+    async def diff_async(
+        self,
+        *,
+        from_branch: str | None = None,
+        from_tag: str | None = None,
+        from_snapshot_id: str | None = None,
+        to_branch: str | None = None,
+        to_tag: str | None = None,
+        to_snapshot_id: str | None = None,
+    ) -> Diff:
+        """What changed from one snapshot to another one that descends from it.
+
+        Raises `InvalidInputError` (bad-snapshot-chain-for-diff) when it does not.
+        """
+        core = self._core
+        start = await self._resolve(from_branch, from_tag, from_snapshot_id)
+        end = await self._resolve(to_branch, to_tag, to_snapshot_id)
+        missed: list[SnapshotRecord] = []
+        found = False
+        async for record in core.refs.ancestry(end, revalidate=False):
+            if record.id == start:
+                found = True
+                break
+            missed.append(record)
+        if not found or not missed:
+            raise InvalidInputError(
+                f"`to` snapshot ancestry doesn't include `from`: {format_id(end)} does not descend from "
+                f"{format_id(start)}; exchange them, or look at `repo.ancestry(snapshot_id=...)`",
+                ErrorKind.BAD_SNAPSHOT_CHAIN_FOR_DIFF,
+            )
+        steps = log_ids(missed[::-1], start)
+        return await diff_between(core.assets, start, end, [log_id for _, log_id in steps], width=core.width)
+
+    diff = blocking(diff_async)
+
+
+def _spec(version: SpecVersion | int | None) -> int:
+    if version is None:
+        return 2
+    number = int(version)
+    if number not in (1, 2):
+        raise ValueError(f"Unsupported version {number}; the format has the versions 1 and 2")
+    return number
+
+
+def _configured(storage: Storage, settings: StorageSettings | None) -> Storage:
+    _check_storage(storage)
+    merged = storage.default_settings()
+    return storage.with_settings(merged if settings is None else merged.merge(settings))
+
+
+def _core_before_opening(
+    storage: Storage, config: RepositoryConfig | None, authorized: Mapping[str, Any] | None, spec: int
+) -> RepositoryCore:
+    _check_storage(storage)
+    if config is not None and not isinstance(config, RepositoryConfig):
+        raise TypeError(f"config is a RepositoryConfig, got {type(config).__name__}")
+    return RepositoryCore(
+        storage, RepositoryConfig() if config is None else config.copy(), spec, check_authorization(authorized or {})
+    )
+
+
+def _check_storage(storage: Storage) -> None:
+    if not isinstance(storage, Storage):
+        raise TypeError(
+            f"storage is an icechunk Storage, got {type(storage).__name__}; make one with for example "
+            "icechunk.local_filesystem_storage(path) or icechunk.s3_storage(...)"
+        )
+
+
+def _place(storage: Storage) -> str:
+    facts = storage.describe()
+    return ", ".join(f"{name} {value}" for name, value in facts.items() if value)
+
+
+def microseconds(time: datetime) -> int:
+    """Microseconds since 1970 (UTC); a time without zone is local time, as everywhere in Python."""
+    if not isinstance(time, datetime):
+        raise TypeError(f"expected a datetime, got {type(time).__name__}")
+    return (time.astimezone(UTC) - _EPOCH) // timedelta(microseconds=1)
+
+
+def info_of(record: SnapshotRecord) -> SnapshotInfo:
+    """What users see of a snapshot."""
+    return SnapshotInfo(
+        id=format_id(record.id),
+        parent_id=None if record.parent_id is None else format_id(record.parent_id),
+        written_at=_EPOCH + timedelta(microseconds=record.flushed_at),
+        message=record.message,
+        metadata=record.metadata,
+    )
