@@ -1,0 +1,162 @@
+"""What changed: between two snapshots, in a session, in several commits taken together.
+
+Transaction logs speak of node ids, people of paths. An id becomes a path through the nodes of the snapshots at both
+ends; a node that is at neither, because it was made and deleted in between, is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from icechunk.change_set import ChangeSet
+from icechunk.format.chunk_keys import joint_keys
+from icechunk.format.node_path import segments
+from icechunk.format.snapshot import Node
+from icechunk.format.transaction_log import Move, TransactionLog
+from icechunk.info import Diff
+from icechunk.moves import Nodes, logged_moves
+
+
+class Hierarchy(Protocol):
+    """The nodes of a snapshot, by id."""
+
+    def find_id(self, node_id: bytes) -> Node | None:
+        """The node of that id."""
+        ...
+
+
+# --- between two snapshots --------------------------------------------------------------------------------------------
+
+
+def diff_logs(logs: Sequence[TransactionLog], before: Hierarchy, after: Hierarchy) -> Diff:
+    """The changes from `before` to `after`, which the transaction logs in between, oldest first, led to.
+
+    Nodes that are in both have the path of `after`. Moves are listed commit by commit, newest first.
+    """
+    path = _PathFinder(after, before)
+    return Diff(
+        new_groups=path.all(_union(log.new_groups for log in logs)),
+        new_arrays=path.all(_union(log.new_arrays for log in logs)),
+        deleted_groups=path.all(_union(log.deleted_groups for log in logs)),
+        deleted_arrays=path.all(_union(log.deleted_arrays for log in logs)),
+        updated_groups=path.all(_union(log.updated_groups for log in logs)),
+        updated_arrays=path.all(_union(log.updated_arrays for log in logs)),
+        updated_chunks=_listed(_union_chunks(log.updated_chunks for log in logs), path),
+        moved_nodes=[(move.source, move.target) for log in reversed(logs) for move in log.moved_nodes],
+    )
+
+
+class _PathFinder:
+    """From node ids to paths, looked up in one hierarchy after the other."""
+
+    def __init__(self, *hierarchies: Hierarchy) -> None:
+        self._hierarchies = hierarchies
+
+    def __call__(self, node_id: bytes) -> str | None:
+        for hierarchy in self._hierarchies:
+            node = hierarchy.find_id(node_id)
+            if node is not None:
+                return node.path
+        return None
+
+    def all(self, node_ids: Iterable[bytes]) -> set[str]:
+        """The paths of those nodes that are found."""
+        return {path for path in map(self, node_ids) if path is not None}
+
+
+def _union(sets: Iterable[frozenset[bytes]]) -> frozenset[bytes]:
+    return frozenset().union(*sets)
+
+
+def _union_chunks(logs: Iterable[Mapping[bytes, npt.NDArray[np.uint32]]]) -> dict[bytes, npt.NDArray[np.uint32]]:
+    found: dict[bytes, list[npt.NDArray[np.uint32]]] = {}
+    for log in logs:
+        for node_id, coords in log.items():
+            found.setdefault(node_id, []).append(coords)
+    return {node_id: union_coords(parts) for node_id, parts in found.items()}
+
+
+def union_coords(parts: Sequence[npt.NDArray[np.uint32]]) -> npt.NDArray[np.uint32]:
+    """All coordinates of the parts, sorted, each once.
+
+    An array can have changed its rank in between; then those of the last rank count.
+    """
+    ndim = parts[-1].shape[1]
+    same = [part for part in parts if part.shape[1] == ndim]
+    coords = same[0] if len(same) == 1 else np.concatenate(same)
+    (keys,) = joint_keys(coords)
+    if len(keys) < 2 or bool((keys[1:] > keys[:-1]).all()):
+        return coords
+    return coords[np.unique(keys, return_index=True)[1]]
+
+
+def _listed(
+    chunks: Mapping[bytes, npt.NDArray[np.uint32]], path: Callable[[bytes], str | None]
+) -> dict[str, list[list[int]]]:
+    listed = {where: coords.tolist() for node_id, coords in chunks.items() if (where := path(node_id)) is not None}
+    return dict(sorted(listed.items()))
+
+
+# --- in a session -----------------------------------------------------------------------------------------------------
+
+
+def status_diff(changes: ChangeSet, base: Nodes) -> Diff:
+    """The uncommitted changes of a session on top of `base`."""
+    new, updated = changes.new_nodes.items(), changes.updated.values()
+    return Diff(
+        new_groups={path for path, node in new if not node.is_array},
+        new_arrays={path for path, node in new if node.is_array},
+        deleted_groups={path for path, node in changes.deleted.items() if not node.is_array},
+        deleted_arrays={path for path, node in changes.deleted.items() if node.is_array},
+        updated_groups={node.path for node in updated if not node.is_array},
+        updated_arrays={node.path for node in updated if node.is_array},
+        updated_chunks=dict(
+            sorted((edits.path, edits.coords().tolist()) for edits in changes.chunks.values() if edits)
+        ),
+        moved_nodes=[(move.source, move.target) for move in logged_moves(base, changes.moves)],
+    )
+
+
+# --- several commits as one -------------------------------------------------------------------------------------------
+
+
+def merge_logs(first: TransactionLog, second: TransactionLog) -> TransactionLog:
+    """The log of both commits taken as one, under the id of the second.
+
+    A node that the first made and the second deleted leaves no trace. One that the first made and the second updated or
+    moved is just new. What was deleted was not updated. Moves are chained, from the first place to the last.
+    """
+    vanished = (first.new_groups & second.deleted_groups) | (first.new_arrays & second.deleted_arrays)
+    new_groups = (first.new_groups | second.new_groups) - vanished
+    new_arrays = (first.new_arrays | second.new_arrays) - vanished
+    deleted_groups = (first.deleted_groups | second.deleted_groups) - vanished
+    deleted_arrays = (first.deleted_arrays | second.deleted_arrays) - vanished
+    new, gone = new_groups | new_arrays, vanished | deleted_groups | deleted_arrays
+    chunks = _union_chunks((first.updated_chunks, second.updated_chunks))
+    moves = chain_moves(first.moved_nodes, second.moved_nodes)
+    return replace(
+        second,
+        new_groups=new_groups,
+        new_arrays=new_arrays,
+        deleted_groups=deleted_groups,
+        deleted_arrays=deleted_arrays,
+        updated_groups=(first.updated_groups | second.updated_groups) - new - gone,
+        updated_arrays=(first.updated_arrays | second.updated_arrays) - new - gone,
+        updated_chunks={node_id: coords for node_id, coords in chunks.items() if node_id not in gone},
+        moved_nodes=tuple(move for move in moves if move.node_id not in new | gone),
+    )
+
+
+def chain_moves(first: Sequence[Move], second: Sequence[Move]) -> tuple[Move, ...]:
+    """Both lists of moved nodes as one: each node from its first place to its last, without those that came back."""
+    chained = {move.node_id: move for move in first}
+    for move in second:
+        before = chained.get(move.node_id)
+        chained[move.node_id] = move if before is None else before._replace(target=move.target)
+    moved = [move for move in chained.values() if move.source != move.target]
+    return tuple(sorted(moved, key=lambda move: segments(move.target)))
