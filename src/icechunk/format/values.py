@@ -8,9 +8,10 @@ holds is said by the file's own header: a migrated repository has both.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from icechunk.flatbuf.reader import TableView
 from icechunk.format.flexbuffers import MAX_DEPTH, decode_flexbuffer, encode_flexbuffer
 from icechunk.format.msgpack import decode_msgpack, encode_msgpack
 
@@ -21,6 +22,8 @@ __all__ = [
     "encode_flexbuffer",
     "encode_msgpack",
     "encode_value",
+    "items_of",
+    "read_items",
     "to_json_domain",
 ]
 
@@ -35,6 +38,20 @@ def encode_value(value: Any, spec: int) -> bytes:
 def decode_value(raw: Buffer, spec: int, file: str) -> Any:
     """The JSON value of bytes found in a file whose header says `spec`; raises `FormatError`, naming `file`."""
     return decode_msgpack(raw, file) if spec == 1 else decode_flexbuffer(raw, file)
+
+
+def items_of(metadata: Mapping[str, Any], spec: int) -> list[dict[str, Any]]:
+    """`MetadataItem` tables of a mapping, sorted by the bytes of the names."""
+    return [{"name": name, "value": encode_value(metadata[name], spec)} for name in sorted(metadata)]
+
+
+def read_items(items: Iterable[TableView] | None, spec: int, file: str) -> dict[str, Any]:
+    """The mapping that `MetadataItem` tables hold; empty when there are none."""
+    found: dict[str, Any] = {}
+    for item in items or ():
+        name = item["name"]
+        found[name] = decode_value(item["value"], spec, f"{file}: property `{name}`")
+    return found
 
 
 def to_json_domain(value: Any, depth: int = 0) -> Any:

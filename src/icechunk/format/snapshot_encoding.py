@@ -1,0 +1,420 @@
+"""Writing snapshots.
+
+    root offset · identifier · landmark | root table, properties, vector of nodes, vector of manifests | body
+    ------------------------------------- head ------------------------------------------------------
+
+Offsets inside of nodes are relative, so the nodes of the snapshot before stay valid wherever they are put: a new snapshot
+is a new head, the old body as it is, and the changed nodes behind it. That works on any legal file, the reference's
+included. What is replaced stays in the body as dead bytes; past a quarter all nodes are written anew.
+
+The landmark stands where no reader of flatbuffers looks. It says where the body begins (so that the old head can be left
+behind), how many of its bytes are dead, and where its vtables are (so that new nodes can share them). Files without one
+are carried over whole.
+
+In a file in segments the head is the first of them. Segments of the body are taken over compressed; what is new goes
+into one at the end, together with the last one before as long as that is small.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from icechunk.errors import InternalError
+from icechunk.flatbuf.builder import Builder
+from icechunk.flatbuf.columns import Spots, element_positions
+from icechunk.flatbuf.reader import Document
+from icechunk.flatbuf.schema import STRING, U32, U64, Required, Table, Vector
+from icechunk.format.envelope import FileType, seal
+from icechunk.format.ids import INITIAL_SNAPSHOT_ID
+from icechunk.format.manifest_files import MANIFEST_FILE_STRUCT, ManifestFile
+from icechunk.format.node_writer import VTABLE_BLOCK, NodeWriter
+from icechunk.format.schemas import (
+    ARRAY_NODE,
+    FILE_IDENTIFIER,
+    MANIFEST_FILE_INFO,
+    METADATA_ITEM,
+    NODE_SNAPSHOT,
+    OBJECT_ID_12,
+    SNAPSHOT,
+)
+from icechunk.format.segments import GAP, SEGMENT_SIZE, Segmentation, SegmentedPayload
+from icechunk.format.snapshot_nodes import Node, SnapshotDocument
+from icechunk.format.values import items_of
+
+if TYPE_CHECKING:
+    from icechunk.format.snapshot import Snapshot
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+Positions: TypeAlias = npt.NDArray[np.int64]
+
+INITIAL_MESSAGE = "Repository initialized"
+INITIAL_METADATA: dict[str, Any] = {"__icechunk": {"is_root": True}}
+
+_ALIGN = 8
+_MANY = 64
+_NO_VTABLES = 0xFFFFFFFF
+_LANDMARK = struct.Struct("<4sIII")
+_LANDMARK_MAGIC = b"ICPY"
+_LANDMARK_AT = 8
+_FILE_SIZE = 40
+"""About what one manifest takes in the list."""
+
+_HEAD = Table(
+    "Snapshot",
+    id=Required(OBJECT_ID_12),
+    parent_id=OBJECT_ID_12,
+    nodes=Required(Vector(U32)),  # offsets of tables, filled in at the end; likewise the manifests of spec 2
+    flushed_at=U64,
+    message=Required(STRING),
+    metadata=Required(Vector(METADATA_ITEM)),
+    manifest_files=Required(Vector(MANIFEST_FILE_INFO)),
+    manifest_files_v2=Vector(U32),
+)
+
+
+def encode_snapshot(
+    *,
+    spec: int,
+    id: bytes,
+    parent_id: bytes | None,
+    flushed_at: int,
+    message: str,
+    metadata: Mapping[str, Any],
+    base: Snapshot | None,
+    changes: Mapping[str, Node | None],
+    add_manifests: Iterable[ManifestFile],
+    drop_manifests: Collection[bytes],
+    level: int = 3,
+    segmented: bool = False,
+) -> bytes:
+    """The file of a snapshot.
+
+    It has the nodes of `base`, carried over as they are, except those at the paths in `changes`, which become what is
+    said there and go where that is None; likewise the manifests of `base` without `drop_manifests` and with
+    `add_manifests`. `parent_id` is stored by spec 1 only; `flushed_at` is in microseconds since 1970.
+    """
+    _check(changes)
+    files = {file.id: file for file in add_manifests}
+    plan = None
+    if base is not None and base.spec == spec:
+        plan = _spliced(base, changes, files, frozenset(drop_manifests), spec, segmented)
+    if plan is None:
+        plan = _rewritten(base, changes, files, frozenset(drop_manifests), spec, segmented)
+    head = {
+        "id": id,
+        "parent_id": parent_id if spec == 1 else None,
+        "flushed_at": flushed_at,
+        "message": message,
+        "metadata": items_of(metadata, spec),
+    }
+    return plan.seal(head, spec, level)
+
+
+def encode_initial_snapshot(spec: int, flushed_at: int) -> bytes:
+    """The file of the snapshot with which a repository begins: no parent and no node."""
+    return encode_snapshot(
+        spec=spec,
+        id=INITIAL_SNAPSHOT_ID,
+        parent_id=None,
+        flushed_at=flushed_at,
+        message=INITIAL_MESSAGE,
+        metadata=INITIAL_METADATA,
+        base=None,
+        changes={},
+        add_manifests=(),
+        drop_manifests=(),
+    )
+
+
+def _check(changes: Mapping[str, Node | None]) -> None:
+    for path, node in changes.items():
+        if node is not None and node.path != path:
+            raise InternalError(f"the node of `{node.path}` was to be written as `{path}`")
+
+
+@dataclass
+class _Plan:
+    """What follows the head: parts of the body, and where nodes and manifests lie in them."""
+
+    parts: list[Buffer]
+    nodes: Positions
+    files: Positions  # of spec 2
+    structs: bytes = b""  # the manifests of spec 1
+    dead: int = 0
+    vtables: int | None = None
+    reuse: list[Buffer | None] = field(default_factory=list)  # per part, when it is a segment: its compressed blocks
+    segmented: bool = False
+
+    def seal(self, head: dict[str, Any], spec: int, level: int) -> bytes:
+        """The file, under a root table with these fields."""
+        if not self.segmented:
+            out = self._head(head, spec, 0)
+            whole = b"".join([out, *self.parts]) if self.parts else out
+            return seal(whole, FileType.SNAPSHOT, spec=spec, level=level)
+        out = self._head(head, spec, GAP if self.parts else 0)
+        ends = [len(out)]
+        for part in self.parts:
+            ends.append(ends[-1] + GAP + len(part))
+        # The content of segments that are taken over is not looked at, so it is not copied: those pages stay zero.
+        payload = np.zeros(ends[-1], np.uint8)
+        reuse = {}
+        for number, (part, end) in enumerate(zip([out, *self.parts], ends, strict=True)):
+            blocks = self.reuse[number - 1] if number else None
+            if blocks is None:
+                payload[end - len(part) : end] = np.frombuffer(part, np.uint8)
+            else:
+                reuse[number] = blocks
+        return seal(payload.data, FileType.SNAPSHOT, spec=spec, level=level, segments=Segmentation(ends[:-1], reuse))
+
+    def _head(self, fields: dict[str, Any], spec: int, gap: int) -> bytearray:
+        """Everything before the body, which begins `gap` bytes after the end."""
+        builder = Builder(FILE_IDENTIFIER)
+        builder.out += bytes(_LANDMARK.size)
+        lists: dict[str, Any] = {"nodes": bytes(4 * len(self.nodes)), "manifest_files": self.structs}
+        if spec > 1:
+            lists["manifest_files_v2"] = bytes(4 * len(self.files))
+        root = builder.table(_HEAD, fields | lists)
+        builder.refer(0, root)
+        builder.pad(_ALIGN)
+        out = builder.out
+        body = len(out) + gap
+        vtables = _NO_VTABLES if self.vtables is None else self.vtables
+        _LANDMARK.pack_into(out, _LANDMARK_AT, _LANDMARK_MAGIC, body, self.dead, vtables)
+        view = Document(out, "snapshot").root(SNAPSHOT)
+        for name, positions in (("nodes", self.nodes), ("manifest_files_v2", self.files)):
+            if len(positions):
+                start = view[name].start
+                slots = start + 4 * np.arange(len(positions))
+                np.ndarray((len(positions),), "<u4", out, start)[:] = body + positions - slots
+        return out
+
+
+# ---- from scratch
+
+
+def _rewritten(
+    base: Snapshot | None,
+    changes: Mapping[str, Node | None],
+    added: Mapping[bytes, ManifestFile],
+    dropped: frozenset[bytes],
+    spec: int,
+    segmented: bool,
+) -> _Plan:
+    """Every node anew."""
+    writer = NodeWriter(spec, SEGMENT_SIZE if segmented else None)
+    for node, extra in _merged(base, changes):
+        writer.add(node, extra)
+    files = {file.id: file for file in base.files if file.id not in dropped} if base is not None else {}
+    ordered = [file for _, file in sorted((files | dict(added)).items())]
+    if spec > 1:
+        writer.add_files(ordered)
+    body = writer.finish()
+    return _Plan(
+        list(body.pieces),
+        body.nodes,
+        body.files,
+        structs=_structs(ordered).tobytes() if spec == 1 else b"",
+        vtables=0 if body.pieces and not segmented else None,
+        reuse=[None] * len(body.pieces),
+        segmented=segmented,
+    )
+
+
+def _merged(base: Snapshot | None, changes: Mapping[str, Node | None]) -> Iterator[tuple[Node, bytes | None]]:
+    """The nodes of the new snapshot in order, each with its reserved bytes."""
+    new = [node for _, node in sorted(changes.items()) if node is not None]
+    at = 0
+    if base is not None and len(base):
+        table = base.table
+        extras = set(np.flatnonzero(table.columns().present("extra")).tolist())
+        for row, path in enumerate(table.paths()):
+            while at < len(new) and new[at].path < path:
+                yield new[at], None
+                at += 1
+            if path not in changes:
+                yield table.node(row), table.extra(row) if row in extras else None
+    for node in new[at:]:
+        yield node, None
+
+
+def _structs(files: Collection[ManifestFile]) -> npt.NDArray[Any]:
+    rows = np.zeros(len(files), MANIFEST_FILE_STRUCT)
+    rows["id"] = np.frombuffer(b"".join(file.id for file in files), "V12")
+    rows["size"] = [file.size for file in files]
+    rows["count"] = [file.count for file in files]
+    return rows
+
+
+# ---- on top of the bytes of the snapshot before
+
+
+def _spliced(
+    base: Snapshot,
+    changes: Mapping[str, Node | None],
+    added: Mapping[bytes, ManifestFile],
+    dropped: frozenset[bytes],
+    spec: int,
+    segmented: bool,
+) -> _Plan | None:
+    """The old body and the changed nodes; None where everything has better be written anew."""
+    if segmented and base.table.doc.payload is None:
+        return None
+    old = _OldBody(base, segmented)
+    keep, places = _rows_to_keep(base, changes)
+    files = _FileList(base, added, dropped, spec)
+    replaced = len(base) - int(keep.sum())
+    dead = old.dead + replaced * (old.size // max(len(base), 1)) + _FILE_SIZE * len(dropped)
+    if 4 * dead > old.size and not _has_unknown_fields(base):
+        return None
+
+    writer = NodeWriter(spec, SEGMENT_SIZE if segmented else None, old.block)
+    for _, node in sorted(changes.items()):
+        if node is not None:
+            writer.add(node)
+    if spec > 1:
+        writer.add_files(files.written)
+    body = writer.finish(old.end)
+    parts, reuse = old.extended(body.pieces)
+    return _Plan(
+        parts,
+        np.insert(old.nodes[keep], places, body.nodes),
+        files.merged(old.files, body.files),
+        structs=files.structs() if spec == 1 else b"",
+        dead=dead,
+        vtables=old.vtables if old.vtables is not None or segmented or not body.pieces else old.end,
+        reuse=reuse,
+        segmented=segmented,
+    )
+
+
+class _OldBody:
+    """The body of the snapshot before, as it is carried over. Positions are relative to its begin.
+
+    `end` is where new bytes go. In a file in segments that is in the last one while that is small.
+    """
+
+    def __init__(self, base: Snapshot, segmented: bool) -> None:
+        doc = base.table.doc
+        begin, self.dead, self.vtables = _landmark(doc)
+        nodes = element_positions(base.table.vector)
+        files = element_positions(base.files.tables) if base.files.tables is not None else nodes[:0]
+        if any(len(positions) and int(positions.min()) < begin for positions in (nodes, files)):
+            begin, self.dead, self.vtables = 0, 0, None
+        self.nodes, self.files = nodes - begin, files - begin
+        self._segments = doc.payload if segmented else None
+        if self._segments is not None:
+            self._open_segments(doc, self._segments, begin)
+        else:
+            doc.need(0, doc.size)
+            self.parts: list[Buffer] = [memoryview(doc.buf)[begin:], bytes((begin - doc.size) % _ALIGN)]
+            self.end = doc.size - begin + len(self.parts[1])
+            self._known: list[Buffer | None] = [None, None]
+        self.size = doc.size - begin
+        self.block = None if self.vtables is None else self.vtables - self.end
+
+    def _open_segments(self, doc: SnapshotDocument, payload: SegmentedPayload, begin: int) -> None:
+        self.vtables = None
+        bounds = payload.bounds[1:]
+        self.parts = [payload.buf[start:stop] for start, stop in bounds]
+        self._known = [payload.blocks(number) for number in range(1, len(payload.bounds))]
+        self.end = (bounds[-1][1] - begin + GAP) if bounds else 0
+        if bounds and len(self.parts[-1]) < SEGMENT_SIZE // 4:
+            self.end -= GAP
+            doc.need(*bounds[-1])
+
+    def extended(self, pieces: Sequence[Buffer]) -> tuple[list[Buffer], list[Buffer | None]]:
+        """The parts, and of each the compressed form where it can be taken over, with what is new at the end."""
+        parts, known = list(self.parts), list(self._known)
+        for number, piece in enumerate(pieces):
+            if number == 0 and self._segments is not None and parts and len(parts[-1]) < SEGMENT_SIZE // 4:
+                parts[-1] = b"".join((parts[-1], piece))
+                known[-1] = None
+            else:
+                parts.append(piece)
+                known.append(None)
+        return parts, known
+
+
+def _landmark(doc: SnapshotDocument) -> tuple[int, int, int | None]:
+    """Where the body begins, its dead bytes, and where in it the vtables are; all of a file that does not say."""
+    if doc.size < _LANDMARK_AT + _LANDMARK.size:
+        return 0, 0, None
+    magic, begin, dead, vtables = _LANDMARK.unpack_from(doc.buf, _LANDMARK_AT)
+    if magic != _LANDMARK_MAGIC or begin % _ALIGN or begin > doc.size:
+        return 0, 0, None
+    block = doc.buf[begin + vtables : begin + vtables + len(VTABLE_BLOCK)] if vtables != _NO_VTABLES else b""
+    return begin, dead, vtables if bytes(block) == VTABLE_BLOCK else None
+
+
+def _rows_to_keep(base: Snapshot, changes: Mapping[str, Node | None]) -> tuple[npt.NDArray[np.bool_], Positions]:
+    """Which rows of `base` stay, and before which of those each new node goes, in the order of their paths."""
+    table = base.table
+    if len(changes) > _MANY:
+        table.paths()  # a search in this list is faster than one in the bytes
+    keep = np.ones(len(table), bool)
+    rows = []
+    for path, node in sorted(changes.items()):
+        low, high = table.equal(path)
+        keep[low:high] = False
+        if node is not None:
+            rows.append(low)
+    before = np.concatenate((np.zeros(1, np.int64), np.cumsum(keep)))
+    return keep, before[np.array(rows, np.intp)]
+
+
+class _FileList:
+    """The manifests of the new snapshot, sorted by id: rows of the old list, and new ones between them."""
+
+    def __init__(
+        self, base: Snapshot, added: Mapping[bytes, ManifestFile], dropped: frozenset[bytes], spec: int
+    ) -> None:
+        self._old = base.files
+        self.written = [added[manifest_id] for manifest_id in sorted(added)]
+        if spec > 1 and base.files.tables is None:
+            kept = {file.id: file for file in base.files if file.id not in dropped}
+            self.written = [file for _, file in sorted((kept | dict(added)).items())]
+            self._rows = self._places = np.zeros(0, np.intp)
+        elif not added and not dropped:
+            self._rows, self._places = np.arange(len(base.files)), np.zeros(0, np.intp)
+        else:
+            ids, order = base.files.by_id()
+            keep = np.ones(len(ids), bool)
+            for manifest_id in (*added, *dropped):
+                key = np.frombuffer(manifest_id, "S12")
+                keep[int(np.searchsorted(ids, key)[0]) : int(np.searchsorted(ids, key, "right")[0])] = False
+            self._rows = order[keep]
+            new = np.frombuffer(b"".join(file.id for file in self.written), "S12")
+            self._places = np.searchsorted(ids[keep], new)
+
+    def merged(self, old: Positions, new: Positions) -> Positions:
+        """Where the tables lie, old and new ones in order."""
+        if not len(old):
+            return new
+        return np.insert(old[self._rows], self._places, new)
+
+    def structs(self) -> bytes:
+        """The list as structs."""
+        ids, sizes, counts = self._old.columns()
+        rows = np.zeros(len(self._rows), MANIFEST_FILE_STRUCT)
+        rows["id"], rows["size"], rows["count"] = ids[self._rows].view("V12"), sizes[self._rows], counts[self._rows]
+        return np.insert(rows, self._places, _structs(self.written)).tobytes()
+
+
+def _has_unknown_fields(base: Snapshot) -> bool:
+    """Whether nodes have fields that only newer versions know, and that writing them anew would lose."""
+    doc, table = base.table.doc, base.table.columns()
+    positions = table.positions
+    if not len(positions):
+        return False
+    _, data = table.union("node_data")
+    for places, known in ((positions, NODE_SNAPSHOT.slots), (data, ARRAY_NODE.slots)):
+        vtables = np.unique(places - Spots(doc, places).read(0, "<i4", "NodeSnapshot"))
+        if int(Spots(doc, vtables).read(0, "<u2", "NodeSnapshot").max()) > 4 + 2 * known:
+            return True
+    return False
