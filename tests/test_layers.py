@@ -27,8 +27,8 @@ class Row:
 
 
 LAYERS = (  # top to bottom
-    Row("faces", ("", "__main__", "testing", "repository", "types", "distributed", "snapshots")),
-    Row("edge", ("cli", "viewer", "xarray", "dask")),
+    Row("faces", ("", "__main__", "testing", "repository", "types", "snapshots")),
+    Row("edge", ("cli", "viewer", "xarray", "dask", "distributed", "chunk_alignment")),
     Row("use", ("repo",)),
     Row("operations", ("ops",)),
     Row("session", ("session",)),
@@ -38,15 +38,15 @@ LAYERS = (  # top to bottom
     Row("assets", ("assets", "cache")),
     Row(
         "decide",
-        ("change_set", "node_view", "conflicts", "history", "zarr_keys", "zarr_metadata", "display"),
+        ("change_set", "node_view", "conflicts", "history", "zarr_keys", "zarr_metadata", "splitting"),
         pure=True,
     ),
     Row("format", ("format",), pure=True),
     Row("flatbuf", ("flatbuf",), pure=True),
     Row("move", ("storage",)),
     Row("credentials", ("credentials",)),
-    Row("config", ("config",), pure=True),
-    Row("base", ("errors", "_driver")),
+    Row("config", ("config", "virtual_types"), pure=True),
+    Row("base", ("errors", "_driver", "checks", "variants", "display", "info", "logs")),
 )
 
 ASYNC_ALLOWED_BELOW_HOLD = ("storage", "_driver", "credentials")

@@ -1,0 +1,223 @@
+"""How values show themselves: one description, three renderings.
+
+A class says once what there is to see, as a `Card` of rows, and gets
+
+- `str(value)` (and `repr(value)`, unless it has a better one): `<icechunk.Thing>` and one line per row, nested cards
+  indented;
+- `_repr_html_`: the same as a small table for notebooks, readable on light and on dark backgrounds, everything escaped.
+
+`constructor_text` renders the third form, `icechunk.Thing(\n    name=value,\n)`, for values that can be typed again.
+Secrets never get here: whoever makes a card puts `masked(secret)` into it.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+
+_INDENT = "    "
+
+
+class Row(NamedTuple):
+    """One line of a card; `is_default` marks a value that nobody has set."""
+
+    name: str
+    value: Any
+    is_default: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What there is to see of a value: the name of its class, as users write it, and its rows."""
+
+    title: str
+    rows: Sequence[Row] = ()
+
+
+class Plain(str):
+    """Text that is shown as it is, without quotes."""
+
+    __slots__ = ()
+
+
+class Shown(ABC):
+    """Mixin of classes that show themselves as a card."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def _card(self) -> Card:
+        """What there is to see."""
+
+    def __str__(self) -> str:
+        return card_text(self._card())
+
+    def __repr__(self) -> str:
+        return card_text(self._card())
+
+    def _repr_html_(self) -> str:
+        return card_html(self._card())
+
+
+# ---------------------------------------------------------------------------------------------------------------- text
+
+
+def card_text(card: Card) -> str:
+    """The card as lines of text, without a final newline."""
+    return "\n".join([f"<{card.title}>", *_row_lines(card.rows)])
+
+
+def _row_lines(rows: Iterable[Row]) -> list[str]:
+    lines: list[str] = []
+    for name, value, is_default in rows:
+        mark = " (default)" if is_default else ""
+        block = _block(value)
+        if block is None:
+            lines.append(f"{name}: {scalar_text(value)}{mark}")
+        else:
+            lines.append(f"{name}:")
+            lines.extend(_INDENT + line for line in block)
+    return lines
+
+
+def _block(value: Any) -> list[str] | None:
+    """The lines of a value that needs more than one, else None."""
+    if isinstance(value, Card):
+        return card_text(value).split("\n")
+    if isinstance(value, Shown):
+        return card_text(value._card()).split("\n")
+    if isinstance(value, Mapping) and value:
+        return _row_lines(Row(str(key), item) for key, item in value.items())
+    if isinstance(value, Plain) and "\n" in value:
+        return value.split("\n")
+    return None
+
+
+def scalar_text(value: Any) -> str:
+    """One value on one line: strings quoted, times readable."""
+    if isinstance(value, Plain):
+        return str(value)
+    if isinstance(value, str):
+        return quoted(value)
+    if isinstance(value, datetime):
+        return value.isoformat(sep=" ")
+    return repr(value)
+
+
+def quoted(text: str) -> str:
+    """A string literal in double quotes."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def constructor_text(title: str, values: Iterable[tuple[str, Any]]) -> str:
+    """A call that makes the value again, one argument per line."""
+    lines = [f"{_INDENT}{name}={_nested(_argument_text(value))}," for name, value in values]
+    return "\n".join([f"{title}(", *lines, ")"])
+
+
+def _argument_text(value: Any) -> str:
+    if isinstance(value, str):
+        return quoted(value)
+    if isinstance(value, dict) and value:
+        items = (f"{_INDENT}{quoted(str(key))}: {_nested(_argument_text(item))}," for key, item in value.items())
+        return "\n".join(["{", *items, "}"])
+    return repr(value)
+
+
+def _nested(text: str) -> str:
+    return text.replace("\n", "\n" + _INDENT)
+
+
+# ------------------------------------------------------------------------------------------------------------- secrets
+
+
+def masked(secret: str | None, keep: int = 0) -> Plain | None:
+    """Stars for a secret. `keep` leading characters stay where the rest is long enough to remain one."""
+    if secret is None:
+        return None
+    return Plain(secret[:keep] + "****") if len(secret) >= 4 * keep and keep else Plain("****")
+
+
+_SECRET_NAME = re.compile(
+    r"secret|token|passw|credential|authorization|cookie|signature|bearer|sas|(access|account|api|private|master|encryption|storage|shared)[-_]?key$",
+    re.IGNORECASE,
+)
+_USER_INFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+_SECRET_QUERY = re.compile(r"(?<=[?&])([^=&#\s]*(?:sig|token|secret|credential|key)[^=&#\s]*)=[^&#\s]*", re.IGNORECASE)
+
+
+def masked_options(options: Mapping[str, str] | None) -> dict[str, str] | None:
+    """Free-form options of a client, the values of those that sound like secrets masked."""
+    if options is None:
+        return None
+    return {
+        key: Plain("****") if _SECRET_NAME.search(key) else masked_url(value) if isinstance(value, str) else value
+        for key, value in options.items()
+    }
+
+
+def masked_url(url: str) -> str:
+    """A URL without passwords and signatures."""
+    return _SECRET_QUERY.sub(r"\1=****", _USER_INFO.sub("****", url))
+
+
+# ---------------------------------------------------------------------------------------------------------------- html
+
+# colours are taken from the page: only opacity and a grey that reads on white and on black alike
+_STYLE = (
+    "<style>"
+    ".icechunk-card{font-family:var(--jp-ui-font-family,system-ui,sans-serif);font-size:13px;line-height:1.5;"
+    "display:inline-block;max-width:100%;border:1px solid rgba(128,128,128,.35);border-radius:6px;padding:6px 12px}"
+    ".icechunk-card table{border-collapse:collapse;margin:2px 0;background:none}"
+    ".icechunk-card tr,.icechunk-card tr:hover{background:none!important}"
+    ".icechunk-card th,.icechunk-card td{text-align:left!important;vertical-align:top;padding:1px 14px 1px 0;"
+    "border:none;background:none;font-weight:normal}"
+    ".icechunk-card th{opacity:.65;white-space:nowrap}"
+    ".icechunk-card td{white-space:pre-wrap;overflow-wrap:anywhere;"
+    "font-family:var(--jp-code-font-family,ui-monospace,monospace);font-size:12px}"
+    ".icechunk-card .icechunk-title{font-weight:600}"
+    ".icechunk-card .icechunk-default{opacity:.55}"
+    ".icechunk-card summary{cursor:pointer}"
+    "</style>"
+)
+
+
+def card_html(card: Card) -> str:
+    """The card as a fragment of HTML that needs nothing else."""
+    return f'{_STYLE}<div class="icechunk-card">{_title_html(card)}{_table_html(card.rows)}</div>'
+
+
+def _title_html(card: Card) -> str:
+    return f'<div class="icechunk-title">{html.escape(card.title)}</div>'
+
+
+def _table_html(rows: Iterable[Row]) -> str:
+    body = "".join(
+        f"<tr><th>{html.escape(name)}</th><td{_default_class(is_default)}>{_value_html(value)}</td></tr>"
+        for name, value, is_default in rows
+    )
+    return f"<table>{body}</table>" if body else ""
+
+
+def _default_class(is_default: bool) -> str:
+    return ' class="icechunk-default" title="default"' if is_default else ""
+
+
+def _value_html(value: Any) -> str:
+    if isinstance(value, Shown):
+        value = value._card()
+    if isinstance(value, Card):
+        short = html.escape(value.title.rpartition(".")[2])
+        if not value.rows:
+            return short
+        return f"<details><summary>{short}</summary>{_table_html(value.rows)}</details>"
+    if isinstance(value, Mapping) and value:
+        return _table_html(Row(str(key), item) for key, item in value.items())
+    # in a table of its own cell a text needs no quotes
+    return html.escape(value if isinstance(value, str) else scalar_text(value))
