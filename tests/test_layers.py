@@ -38,7 +38,10 @@ LAYERS = (  # top to bottom
     Row("assets", ("assets", "cache")),
     Row(
         "decide",
-        ("change_set", "node_view", "conflicts", "history", "zarr_keys", "zarr_metadata", "splitting"),
+        (
+            *("change_set", "node_view", "zarr_keys", "zarr_metadata", "splitting"),
+            *("conflicts", "resolution", "moves", "history", "ancestry_graph"),
+        ),
         pure=True,
     ),
     Row("format", ("format",), pure=True),
