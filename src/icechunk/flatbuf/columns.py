@@ -4,7 +4,7 @@
     lengths = refs.scalar("length")                    # uint64, the default where absent
     coords = number_rows(doc, refs.targets("index"), U32, "ChunkRef.index")
 
-Tables are grouped by their vtable; in a group each field lies at a constant distance from its table, so a column is one
+Tables are grouped by the layout that their vtables tell; in a group each field lies at a constant distance from its table, so a column is one
 gather. Where tables follow each other at a constant stride, as they do when written in one go, the gather is a strided
 view and costs a sequential copy. Any legal layout is read: tables in any order, vtables shared or not. Every position is
 checked against the buffer, all of a column in one comparison, before it is used: numpy would take a negative one from
@@ -24,7 +24,8 @@ from icechunk.flatbuf.schema import Scalar, Struct, Table, Union
 Positions = npt.NDArray[np.int64]
 
 _DTYPES = {"B": np.uint8, "?": np.bool_, "H": np.uint16, "I": np.uint32, "i": np.int32, "Q": np.uint64}
-_MAX_GROUPS = 24
+_MAX_LAYOUTS = 64
+_MIN_SHARED = 16
 _MIN_RUN = 64
 
 
@@ -78,7 +79,8 @@ def _runs(positions: Positions) -> list[tuple[int, int, int]] | None:
         return None
     runs, row = [], 0
     for last in [*(breaks + 1).tolist(), count - 1]:
-        if last < row:
+        # The step from one run to the next is no stride of either.
+        if last <= row < count - 1 or row == count:
             continue
         runs.append((int(positions[row]), int(strides[row]) if last > row else 0, last - row + 1))
         row = last + 1
@@ -118,19 +120,28 @@ class TableColumns:
         return len(self.positions)
 
     def _group(self, every: Spots, vtables: Positions) -> bool:
-        """Sort tables by vtable; False when there are too many of those."""
-        first = int(vtables[0])
-        if (vtables == first).all():
+        """Sort tables by the layout that their vtables tell; False when hardly any of them share one."""
+        if (vtables == vtables[0]).all():
             self._add_group(slice(None), every)
             return True
-        left = np.arange(len(vtables))
-        while len(left):
-            if len(self._groups) == _MAX_GROUPS:
-                return False
-            same = vtables[left] == vtables[left[0]]
-            rows = left[same]
+        first = np.flatnonzero(np.concatenate(([True], vtables[1:] != vtables[:-1])))
+        distinct, number = np.unique(vtables[first], return_inverse=True)
+        if len(distinct) > len(vtables) // _MIN_SHARED + _MAX_LAYOUTS:
+            return False
+        number = np.repeat(number, np.diff(first, append=len(vtables)))
+        layouts: dict[tuple[int, ...], int] = {}
+        group_of = np.empty(len(distinct), np.int64)
+        for index, vtable in enumerate(distinct.tolist()):
+            group_of[index] = layouts.setdefault(self.doc.layout_at(self.table, vtable), len(layouts))
+        if len(layouts) > _MAX_LAYOUTS:
+            return False
+        if len(layouts) == 1:
+            self._add_group(slice(None), every)
+            return True
+        group = group_of[number]
+        for index in range(len(layouts)):
+            rows = np.flatnonzero(group == index)
             self._add_group(rows, Spots(self.doc, self.positions[rows]))
-            left = left[~same]
         return True
 
     def _add_group(self, rows: Any, spots: Spots) -> None:

@@ -45,13 +45,16 @@ class Document:
         """For the table at `pos`: where each slot lies relative to it, 0 for an absent one."""
         if not 0 < pos <= self.size - 4:
             raise self.fail(table.name, f"lies at {pos}, outside of the {self.size} bytes")
-        vtable = pos - _I32(self.buf, pos)[0]
-        known = self._vtables.get((vtable, table))
-        if known is None:
-            known = self._read_vtable(table, vtable)
-            self._vtables[vtable, table] = known
+        known = self.layout_at(table, pos - _I32(self.buf, pos)[0])
         if pos + known[-1] > self.size:
             raise self.fail(table.name, f"at {pos} reaches past the end")
+        return known
+
+    def layout_at(self, table: Table, vtable: int) -> tuple[int, ...]:
+        """What the vtable at this position tells: where each slot lies, and last how large tables are inline."""
+        known = self._vtables.get((vtable, table))
+        if known is None:
+            known = self._vtables[vtable, table] = self._read_vtable(table, vtable)
         return known
 
     def _read_vtable(self, table: Table, vtable: int) -> tuple[int, ...]:

@@ -86,16 +86,22 @@ def read_header(data: Buffer, file: str) -> Header:
     return Header(spec, file_type, compression, str(data[12:36], "utf-8", "replace").rstrip(" \0"))
 
 
-def open_envelope(data: Buffer, expected: FileType, file: str) -> tuple[Header, Buffer]:
-    """The header and the decompressed payload of a file that must be of type `expected`.
-
-    `file` is how errors call it. Raises `FormatError` for anything that is no such file.
-    """
+def check_header(data: Buffer, expected: FileType, file: str) -> Header:
+    """The header of a file that must be of type `expected`; raises `FormatError` where it is none."""
     header = read_header(data, file)
     if header.file_type is not expected:
         raise _fail(
             file, f"Icechunk cannot read this file type, expected {expected.label} got {header.file_type.label}"
         )
+    return header
+
+
+def open_envelope(data: Buffer, expected: FileType, file: str) -> tuple[Header, Buffer]:
+    """The header and the decompressed payload of a file that must be of type `expected`.
+
+    `file` is how errors call it. Raises `FormatError` for anything that is no such file.
+    """
+    header = check_header(data, expected, file)
     body = memoryview(data)[HEADER_SIZE:]
     if header.compression == _PLAIN:
         return header, body
