@@ -17,13 +17,13 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from icechunk.format.snapshot import Node
-from icechunk.format.transaction_log import Move, TransactionLog
 
 from icechunk.change_set import ChangeSet, ChunkEdits
 from icechunk.display import Card, Plain, Row, Shown
 from icechunk.format.chunk_keys import joint_keys
 from icechunk.format.node_path import ancestors, parent
+from icechunk.format.snapshot import Node
+from icechunk.format.transaction_log import Move, TransactionLog
 from icechunk.node_view import path_before
 
 

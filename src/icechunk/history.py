@@ -6,7 +6,7 @@ ends; a node that is at neither, because it was made and deleted in between, is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -16,7 +16,6 @@ import numpy.typing as npt
 from icechunk.change_set import ChangeSet
 from icechunk.format.chunk_keys import joint_keys
 from icechunk.format.node_path import segments
-from icechunk.format.snapshot import Node
 from icechunk.format.transaction_log import Move, TransactionLog
 from icechunk.info import Diff
 from icechunk.moves import Nodes, logged_moves
@@ -25,8 +24,8 @@ from icechunk.moves import Nodes, logged_moves
 class Hierarchy(Protocol):
     """The nodes of a snapshot, by id."""
 
-    def find_id(self, node_id: bytes) -> Node | None:
-        """The node of that id."""
+    def paths_by_id(self, node_ids: Collection[bytes]) -> Mapping[bytes, str]:
+        """The paths of those nodes that are there."""
         ...
 
 
@@ -38,35 +37,19 @@ def diff_logs(logs: Sequence[TransactionLog], before: Hierarchy, after: Hierarch
 
     Nodes that are in both have the path of `after`. Moves are listed commit by commit, newest first.
     """
-    path = _PathFinder(after, before)
+    sets = {name: _union(getattr(log, name) for log in logs) for name in _NODE_SETS}
+    chunks = _union_chunks(log.updated_chunks for log in logs)
+    wanted = _union([*sets.values(), frozenset(chunks)])
+    paths = {**before.paths_by_id(wanted), **after.paths_by_id(wanted)}
+    listed = {paths[node_id]: coords.tolist() for node_id, coords in chunks.items() if node_id in paths}
     return Diff(
-        new_groups=path.all(_union(log.new_groups for log in logs)),
-        new_arrays=path.all(_union(log.new_arrays for log in logs)),
-        deleted_groups=path.all(_union(log.deleted_groups for log in logs)),
-        deleted_arrays=path.all(_union(log.deleted_arrays for log in logs)),
-        updated_groups=path.all(_union(log.updated_groups for log in logs)),
-        updated_arrays=path.all(_union(log.updated_arrays for log in logs)),
-        updated_chunks=_listed(_union_chunks(log.updated_chunks for log in logs), path),
+        **{name: {paths[node_id] for node_id in ids if node_id in paths} for name, ids in sets.items()},
+        updated_chunks=dict(sorted(listed.items())),
         moved_nodes=[(move.source, move.target) for log in reversed(logs) for move in log.moved_nodes],
     )
 
 
-class _PathFinder:
-    """From node ids to paths, looked up in one hierarchy after the other."""
-
-    def __init__(self, *hierarchies: Hierarchy) -> None:
-        self._hierarchies = hierarchies
-
-    def __call__(self, node_id: bytes) -> str | None:
-        for hierarchy in self._hierarchies:
-            node = hierarchy.find_id(node_id)
-            if node is not None:
-                return node.path
-        return None
-
-    def all(self, node_ids: Iterable[bytes]) -> set[str]:
-        """The paths of those nodes that are found."""
-        return {path for path in map(self, node_ids) if path is not None}
+_NODE_SETS = ("new_groups", "new_arrays", "deleted_groups", "deleted_arrays", "updated_groups", "updated_arrays")
 
 
 def _union(sets: Iterable[frozenset[bytes]]) -> frozenset[bytes]:
@@ -93,13 +76,6 @@ def union_coords(parts: Sequence[npt.NDArray[np.uint32]]) -> npt.NDArray[np.uint
     if len(keys) < 2 or bool((keys[1:] > keys[:-1]).all()):
         return coords
     return coords[np.unique(keys, return_index=True)[1]]
-
-
-def _listed(
-    chunks: Mapping[bytes, npt.NDArray[np.uint32]], path: Callable[[bytes], str | None]
-) -> dict[str, list[list[int]]]:
-    listed = {where: coords.tolist() for node_id, coords in chunks.items() if (where := path(node_id)) is not None}
-    return dict(sorted(listed.items()))
 
 
 # --- in a session -----------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from icechunk.errors import (
     AlreadyExistsError,
@@ -131,7 +132,7 @@ def shift(node: Node, table: ChunkTable, offset: Sequence[int]) -> tuple[ChunkTa
     present = _inside(node, table)
     moved = present.coords.astype(np.int64) + np.array([max(-_FAR, min(step, _FAR)) for step in steps], np.int64)
     grid = np.array([dimension.chunks for dimension in node.shape], np.int64)
-    stays = ((moved >= 0) & (moved < grid)).all(axis=1)
+    stays: npt.NDArray[np.bool_] = np.all((moved >= 0) & (moved < grid), axis=1)
     shifted = present.take(stays).with_coords(moved[stays].astype(np.uint32))
     return shifted, _not_in(present.coords, shifted.coords)
 

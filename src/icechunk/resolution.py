@@ -13,8 +13,6 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from icechunk.format.snapshot import Node
-from icechunk.format.transaction_log import TransactionLog
 
 from icechunk.change_set import ChangeSet, ChunkEdits, DeletedNode
 from icechunk.conflicts import (
@@ -28,6 +26,8 @@ from icechunk.conflicts import (
 )
 from icechunk.format.chunk_keys import Coords, joint_keys
 from icechunk.format.node_path import ancestors, is_below
+from icechunk.format.snapshot import Node
+from icechunk.format.transaction_log import TransactionLog
 
 _OURS = VersionSelection.UseOurs
 _THEIRS = VersionSelection.UseTheirs

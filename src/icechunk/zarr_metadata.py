@@ -215,7 +215,7 @@ def in_grid(shape: Sequence[DimensionShape], coords: Sequence[int]) -> bool:
     """
     if len(coords) != len(shape):
         return False
-    for dimension, index in zip(shape, coords, strict=True):
+    for dimension, index in zip(shape, coords, strict=True):  # noqa: SIM110  # twice as fast as all()
         if not 0 <= index < (dimension.chunks or 1):
             return False
     return True

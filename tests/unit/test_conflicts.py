@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from icechunk.format.snapshot import DimensionShape, Node
-from icechunk.format.transaction_log import Move, TransactionLog
 
 from icechunk.change_set import ChangeSet, ChunkEdits
 from icechunk.conflicts import (
@@ -28,6 +26,8 @@ from icechunk.errors import RebaseFailedError
 from icechunk.format.chunk_ref import Inline
 from icechunk.format.chunk_table import ChunkTable
 from icechunk.format.node_path import ancestors
+from icechunk.format.snapshot import DimensionShape, Node
+from icechunk.format.transaction_log import Move, TransactionLog
 from icechunk.resolution import Resolution, rebase_changes
 
 T = ConflictType

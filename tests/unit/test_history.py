@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,8 +33,8 @@ class Tree:
     def __init__(self, *nodes: Node) -> None:
         self._nodes = nodes
 
-    def find_id(self, node_id: bytes) -> Node | None:
-        return next((node for node in self._nodes if node.id == node_id), None)
+    def paths_by_id(self, node_ids: Collection[bytes]) -> dict[bytes, str]:
+        return {node.id: node.path for node in self._nodes if node.id in node_ids}
 
     def nodes(self) -> tuple[Node, ...]:
         return self._nodes

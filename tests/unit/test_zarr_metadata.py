@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
+import zarr
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.format.snapshot import DimensionShape, Node
 from icechunk.zarr_metadata import (
@@ -154,7 +154,7 @@ def test_messages_name_the_member() -> None:
         parse_metadata(array(chunk_grid=MISSING))
     with pytest.raises(InvalidInputError, match="Fewer dimensions on inferred number of chunks 1 than shape 2"):
         parse_metadata(array(chunk_grid=regular(2)))
-    with pytest.raises(InvalidInputError, match="Unsupported chunk grid foo. Only 'regular' and 'rectilinear'"):
+    with pytest.raises(InvalidInputError, match=r"Unsupported chunk grid foo\. Only 'regular' and 'rectilinear'"):
         parse_metadata(array(chunk_grid={"name": "foo", "configuration": {}}))
     with pytest.raises(InvalidInputError, match="3 names for 2 dimensions"):
         parse_metadata(array(dimension_names=["x", "y", "z"]))

@@ -108,6 +108,13 @@ class Snapshot:
         rows = np.flatnonzero(self.table.ids().view("<u8").reshape(-1) == np.frombuffer(node_id, "<u8"))
         return self.table.node(int(rows[0])) if len(rows) else None
 
+    def paths_by_id(self, node_ids: Collection[bytes]) -> dict[bytes, str]:
+        """The paths of those nodes that are here."""
+        ids = self.table.ids().view("<u8").reshape(-1)
+        wanted = np.frombuffer(b"".join(node_ids), "<u8")
+        rows = np.flatnonzero(np.isin(ids, wanted)).tolist() if len(wanted) else []
+        return {int(ids[row]).to_bytes(8, "little"): self.paths()[row] for row in rows}
+
     def is_array(self, path: str) -> bool:
         """Whether there is an array at this path."""
         low, high = self.table.equal(path)
