@@ -134,6 +134,47 @@ def _nested(text: str) -> str:
     return text.replace("\n", "\n" + _INDENT)
 
 
+# ------------------------------------------------------------------------------------- what is no `Shown` of its own
+
+
+def session_card(session: Any) -> Card:
+    """What there is to see of a session."""
+    rows = [Row("read_only", session.read_only), Row("snapshot_id", Plain(session.snapshot_id))]
+    if not session.read_only:
+        rows.append(Row("branch", None if session.branch is None else Plain(session.branch)))
+        rows.append(Row("has_uncommitted_changes", session.has_uncommitted_changes))
+    return Card(f"icechunk.session.{type(session).__name__}", rows)
+
+
+def session_repr(session: Any) -> str:
+    """A session as text."""
+    return card_text(session_card(session))
+
+
+def session_html(session: Any) -> str:
+    """A session for notebooks."""
+    return card_html(session_card(session))
+
+
+def store_card(store: Any) -> Card:
+    """What there is to see of a store."""
+    session = store.session
+    rows = [Row("read_only", store.read_only), Row("snapshot_id", Plain(session.snapshot_id))]
+    if session.branch is not None:
+        rows.append(Row("branch", Plain(session.branch)))
+    return Card("icechunk.IcechunkStore", rows)
+
+
+def store_repr(store: Any) -> str:
+    """A store as text."""
+    return card_text(store_card(store))
+
+
+def store_html(store: Any) -> str:
+    """A store for notebooks."""
+    return card_html(store_card(store))
+
+
 # ------------------------------------------------------------------------------------------------------------- secrets
 
 

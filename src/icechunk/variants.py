@@ -104,9 +104,9 @@ def _give_constructor(cls: type[Variants]) -> None:
         values = dict(zip(names, args, strict=False))
         wrong = len(args) > len(names) or values.keys() & kwargs.keys() or kwargs.keys() - set(names)
         values = defaults | values | kwargs
-        missing = [name for name in names if name not in values]
-        if wrong or missing:
-            raise TypeError(f"{cls.__qualname__} takes ({', '.join(names)}), not {args} and {kwargs}")
+        if wrong or len(values) < len(names):
+            # the arguments may be secrets, so they are not shown
+            raise TypeError(f"{cls.__qualname__} takes exactly these arguments: ({', '.join(names)})")
         for name in names:
             self._set(name, values[name])
         self._check()

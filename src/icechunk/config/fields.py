@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, overload
 
 from icechunk import checks
@@ -46,6 +47,14 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
+class Moment:
+    """A point in time, in UTC."""
+
+    def check(self, value: Any, name: str) -> datetime:
+        return checks.moment(value, name)
+
+
+@dataclass(frozen=True, slots=True)
 class Instance:
     """An object of one class. Where `merges`, two of them are merged field by field, else the later one wins whole."""
 
@@ -69,7 +78,7 @@ class Table:
         }
 
 
-Kind = Integer | Flag | Text | Instance | Table
+Kind = Integer | Flag | Text | Moment | Instance | Table
 
 
 class Field(property, Generic[T]):

@@ -455,6 +455,12 @@ def to_stored(config: RepositoryConfig) -> dict[str, Any]:
     return tree
 
 
+def split_sizes_to_stored(sizes: SplitSizes) -> dict[str, Any]:
+    """The splitting of manifests, as a snapshot records it among its properties."""
+    stored: dict[str, Any] = _untagged({"split_sizes": _write_sizes(sizes)})
+    return stored
+
+
 def _untagged(value: Any) -> Any:
     if isinstance(value, Tagged):
         return {value.tag: _untagged(value.content)}
