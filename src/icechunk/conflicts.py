@@ -351,10 +351,12 @@ def common_coords(edits: ChunkEdits, theirs: npt.NDArray[np.uint32]) -> npt.NDAr
 
 def rows_in(keys: npt.NDArray[np.int64], others: npt.NDArray[np.int64]) -> npt.NDArray[np.intp]:
     """The positions in sorted `keys` of those that occur in `others`, ascending."""
-    at = np.searchsorted(keys, others)
-    inside = at < len(keys)
-    at, others = at[inside], others[inside]
-    return np.unique(at[keys[at] == others])
+    found = np.zeros(len(keys), bool)
+    if len(keys):
+        at = np.searchsorted(keys, others)
+        np.minimum(at, len(keys) - 1, out=at)
+        found[at[keys[at] == others]] = True
+    return np.flatnonzero(found)
 
 
 def _delete_conflicts(log: TransactionLog, theirs: Hierarchy, ours: ChangeSet) -> Iterator[Conflict]:
