@@ -1,0 +1,367 @@
+"""Collection: deleting the files that nothing needs.
+
+1. List what there is. What is written from now on is no candidate, however the clocks stand.
+2. Find what is kept: all that refs reach, and all that snapshot files which are too young to be deleted need. A snapshot
+   that survives survives whole.
+3. Forget the snapshots that go, where the format keeps a register of them. If somebody made one of them reachable
+   meanwhile, or published new ones, look again first.
+4. Delete snapshots, then transaction logs, manifests and chunks: each one that is older than the limit and not kept. In
+   this order nothing that is still there ever lacks what it needs, so it may stop anywhere, and run again.
+
+The `plan_...` functions decide, on values; `collect` carries it out. Ids of chunks stay in numpy all the way.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from icechunk._driver import concurrent_map, gather, pause
+from icechunk.errors import ErrorKind, IcechunkError, StorageError
+from icechunk.format.repo_info import SnapshotRecord
+from icechunk.info import GCSummary
+from icechunk.ops.id_set import Ids, IdSet, as_ids, format_names, parse_names
+from icechunk.ops.progress import Counter, Progress, silent
+from icechunk.ops.survey import Limits, Survey
+from icechunk.ops.times import as_micros
+from icechunk.refs.base import History, HistoryEdit, RefStore, format_time
+from icechunk.storage.base import Storage
+
+FOLDERS = ("snapshots", "transactions", "manifests", "chunks")
+"""What is collected, in the order of deletion."""
+
+_PHASES = {"snapshots": "snapshots", "transactions": "transaction_logs", "manifests": "manifests", "chunks": "chunks"}
+_BATCH = 1000
+_MAX_ROUNDS = 100
+_PATIENCE = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Files of one folder as columns: their ids, sizes in bytes, and whether each is older than the limit."""
+
+    ids: Ids
+    sizes: npt.NDArray[np.uint64]
+    old: npt.NDArray[np.bool_]
+
+    def young(self) -> set[bytes]:
+        """The ids of files that are too young to be deleted."""
+        return {row.tobytes() for row in self.ids[~self.old]}
+
+
+@dataclass(frozen=True, slots=True)
+class Doomed:
+    """Files of one folder that are to be deleted."""
+
+    ids: Ids
+    sizes: npt.NDArray[np.uint64]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def total(self) -> int:
+        """Bytes of all of them."""
+        return int(self.sizes.sum())
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionPlan:
+    """What a collection deletes, by folder; its text says so for people."""
+
+    older_than: int
+    doomed: Mapping[str, Doomed]
+
+    def as_summary(self) -> GCSummary:
+        """What a collection reports when all of it succeeds."""
+        outcome = _Deletions(1)
+        for folder, files in self.doomed.items():
+            outcome.note(folder, len(files), files.total, 0, "")
+        return outcome.summary()
+
+    def __str__(self) -> str:
+        lines = [f"Collection of what is older than {format_time(self.older_than)} and not needed:"]
+        lines += [
+            f"  {name:<14} {len(files):>12,} files {files.total:>20,} bytes" for name, files in self.doomed.items()
+        ]
+        lines += [f"  snapshot {name}" for name in format_names(self.doomed["snapshots"].ids)]
+        return "\n".join(lines)
+
+
+# ---- deciding
+
+
+def plan_keep(history: History, listed: IdSet, young: Set[bytes]) -> set[bytes]:
+    """The snapshots of a history that stay: reachable ones, young ones, and those whose file was not listed."""
+    keep = history.reachable() & history.records.keys()
+    rest = [one for one in history.records if one not in keep]
+    absent = ~listed.contains(as_ids(rest))
+    keep.update(one for one, is_absent in zip(rest, absent.tolist(), strict=True) if is_absent or one in young)
+    return keep
+
+
+def plan_forget(history: History, keep: Set[bytes]) -> HistoryEdit:
+    """Forget all snapshots but those of `keep`, which are attached to their nearest ancestor that stays."""
+    grafted = []
+    for snapshot_id in keep:
+        record = history.records[snapshot_id]
+        if record.parent_id is not None and record.parent_id not in keep:
+            grafted.append(_reattached(history.records, record, keep))
+    return HistoryEdit("collected", tuple(grafted), frozenset(history.records.keys() - keep))
+
+
+def _reattached(records: Mapping[bytes, SnapshotRecord], record: SnapshotRecord, keep: Set[bytes]) -> SnapshotRecord:
+    cut: list[bytes] = []
+    at = record.parent_id
+    while at is not None and at not in keep and at in records:
+        gone = records[at]
+        if gone.parent_id is not None:
+            cut = [*gone.pruned, gone.id, *cut]
+        at = gone.parent_id
+    if at is None:
+        at = next((one for one in sorted(keep) if records[one].parent_id is None), None)
+    return replace(record, parent_id=at, pruned=(*cut, *record.pruned))
+
+
+def plan_deletion(listing: Listing, keep: IdSet) -> Doomed:
+    """Of the files listed, those that are old and not kept."""
+    candidates = np.flatnonzero(listing.old)
+    candidates = candidates[~keep.contains(listing.ids[candidates])]
+    return Doomed(listing.ids[candidates], listing.sizes[candidates])
+
+
+# ---- acting
+
+
+async def collect(
+    refs: RefStore,
+    storage: Storage,
+    older_than: datetime | int,
+    *,
+    dry_run: bool = False,
+    limits: Limits | None = None,
+    max_concurrent_deletes: int = 10,
+    max_consecutive_delete_failures: int = 50,
+    max_concurrent_listings: int | None = None,
+    progress: Progress = silent,
+) -> GCSummary:
+    """Delete every file that is older than `older_than` and not needed; a datetime without time zone is local time.
+
+    Age is what the storage says it is. Files of sessions that are still open are protected by their age alone, so
+    `older_than` must lie before the beginning of the oldest of them. With `dry_run` nothing is changed. Raises
+    `ReadOnlyError` where nothing may change, and `StorageError` when the storage keeps failing to delete.
+    """
+    for name, value in (("deletes", max_concurrent_deletes), ("failures", max_consecutive_delete_failures)):
+        if value <= 0:
+            raise ValueError(f"invalid zero value: the limit of {name} must be positive")
+    plan = await plan_collection(
+        refs,
+        storage,
+        older_than,
+        forget=not dry_run,
+        limits=limits,
+        max_concurrent_listings=max_concurrent_listings,
+        progress=progress,
+    )
+    if dry_run:
+        return plan.as_summary()
+    return await execute(plan, storage, max_concurrent_deletes, max_consecutive_delete_failures, progress)
+
+
+async def plan_collection(
+    refs: RefStore,
+    storage: Storage,
+    older_than: datetime | int,
+    *,
+    forget: bool = False,
+    limits: Limits | None = None,
+    max_concurrent_listings: int | None = None,
+    progress: Progress = silent,
+) -> CollectionPlan:
+    """Find out what a collection deletes. With `forget` it is made sure that nothing can refer to it any more."""
+    limit = as_micros(older_than)
+    if forget:
+        await refs.ensure_writable("Cannot garbage collect")
+    width = max(storage.concurrency, 1) if max_concurrent_listings is None else max_concurrent_listings
+    found = await gather(*(list_folder(storage, name, limit, progress) for name in FOLDERS), limit=width)
+    listings: dict[str, Listing] = dict(zip(FOLDERS, found, strict=True))
+    keeper = _Keeper(refs, storage, limits or Limits(), progress, listings["snapshots"])
+    kept = await keeper.settle(forget=forget)
+    return CollectionPlan(limit, {name: plan_deletion(listings[name], kept[name]) for name in FOLDERS})
+
+
+async def list_folder(storage: Storage, folder: str, limit: int, progress: Progress = silent) -> Listing:
+    """The files of a folder whose names are ids; what else is there is not ours."""
+    prefix = f"{folder}/"
+    ids, sizes, old = [as_ids(())], [np.empty(0, np.uint64)], [np.empty(0, np.bool_)]
+    counter = Counter(progress, f"listing {folder}")
+    batches: AsyncIterator[Any] = storage.list(prefix)
+    async for batch in batches:
+        some, good = parse_names(info.path[len(prefix) :] for info in batch)
+        ids.append(some)
+        sizes.append(np.array([info.size for info in batch], np.uint64)[good])
+        modified = np.array([info.modified for info in batch], np.float64)[good]
+        old.append(modified < limit / 1_000_000)
+        counter.add(len(batch))
+    return Listing(np.concatenate(ids), np.concatenate(sizes), np.concatenate(old))
+
+
+class _Keeper:
+    """Finds out what is kept, and forgets the snapshots that are not."""
+
+    def __init__(
+        self, refs: RefStore, storage: Storage, limits: Limits, progress: Progress, snapshots: Listing
+    ) -> None:
+        self._refs = refs
+        self._survey = Survey(storage, limits, progress)
+        self._young = snapshots.young()
+        self._listed = IdSet()
+        self._listed.add(snapshots.ids)
+        self._chunks = IdSet()
+        self._history = History({}, {}, {})
+        self._keep: set[bytes] = set()
+
+    async def settle(self, *, forget: bool) -> dict[str, IdSet]:
+        """What is kept, by folder."""
+        self._look_at(await self._refs.history(self._young, self._survey.add))
+        for _ in range(_MAX_ROUNDS):
+            await self._read()
+            if not forget or await self._refs.edit_history(self._decide, known=self._history) is not None:
+                return self._kept()
+        raise StorageError(
+            "the repository changes faster than a collection can follow; nothing was deleted, try again later",
+            ErrorKind.UPDATE_ATTEMPTS_EXHAUSTED,
+        )
+
+    def _look_at(self, history: History) -> None:
+        self._history = history
+        self._keep = plan_keep(history, self._listed, self._young)
+        if not self._refs.registers_snapshots:
+            self._keep = history.reachable(self._keep) & history.records.keys()
+
+    def _decide(self, present: History) -> HistoryEdit | None:
+        """What to forget; None where something has to stay whose needs are not known yet."""
+        self._look_at(present)
+        return None if self._wanted() - self._survey.snapshots else plan_forget(present, self._keep)
+
+    def _wanted(self) -> set[bytes]:
+        """The snapshots that are kept, without those that no ref reaches and whose file is lost anyway."""
+        rest = sorted(self._keep - self._history.reachable())
+        there = self._listed.contains(as_ids(rest)).tolist()
+        return self._keep - {one for one, is_there in zip(rest, there, strict=True) if not is_there}
+
+    async def _read(self) -> None:
+        await self._survey.read_snapshots(self._wanted())
+        for snapshot_id in self._young - self._history.records.keys():
+            try:
+                await self._survey.read_snapshots([snapshot_id])
+            except IcechunkError:
+                continue  # no ref leads to it, so it may well be broken
+        await self._survey.read_manifests(lambda table: self._chunks.add(table.native_ids()))
+
+    def _kept(self) -> dict[str, IdSet]:
+        snapshots, logs, manifests = IdSet(), IdSet(), IdSet()
+        stay = as_ids(self._keep | self._survey.snapshots)
+        snapshots.add(stay)
+        logs.add(stay)
+        logs.add(as_ids(one for snapshot_id in self._keep for one in self._history.records[snapshot_id].pruned))
+        manifests.add(as_ids(self._survey.manifests))
+        return {"snapshots": snapshots, "transactions": logs, "manifests": manifests, "chunks": self._chunks}
+
+
+class _Deletions:
+    """Counts what was deleted and what was not, from many threads; gives up when nothing works any more."""
+
+    def __init__(self, max_consecutive: int) -> None:
+        self.deleted = dict.fromkeys(FOLDERS, 0)
+        self.bytes = 0
+        self.failed = 0
+        self.throttled = 0
+        self.errors: list[str] = []
+        self._max_consecutive = max_consecutive
+        self._consecutive = 0
+        self._lock = threading.Lock()
+
+    def note(self, folder: str, count: int, size: int, failed: int, reason: str) -> None:
+        """Take note of one batch."""
+        with self._lock:
+            self.deleted[folder] += count
+            self.bytes += size
+            if not failed:
+                self._consecutive = 0
+                return
+            self.failed += failed
+            self._consecutive += 1
+            error = f"{failed} of {count + failed} objects not deleted ({reason})"
+            self.errors.append(error)
+            if self._consecutive >= self._max_consecutive:
+                raise StorageError(
+                    f"too many consecutive delete failures under {folder}: {error}; "
+                    "the repository is whole, collect again when this is repaired",
+                    ErrorKind.GC_DELETES_FAILING,
+                )
+
+    def summary(self, skipped: Sequence[str] = ()) -> GCSummary:
+        """What was done, for the user."""
+        return GCSummary(
+            bytes_deleted=self.bytes,
+            chunks_deleted=self.deleted["chunks"],
+            manifests_deleted=self.deleted["manifests"],
+            snapshots_deleted=self.deleted["snapshots"],
+            transaction_logs_deleted=self.deleted["transactions"],
+            objects_failed_to_delete=self.failed,
+            throttled_batches=self.throttled,
+            delete_errors=list(self.errors),
+            skipped_phases=list(skipped),
+        )
+
+    def note_throttled(self) -> None:
+        """Take note that the storage asked for patience."""
+        with self._lock:
+            self.throttled += 1
+
+
+async def execute(
+    plan: CollectionPlan, storage: Storage, width: int, max_consecutive_failures: int, progress: Progress = silent
+) -> GCSummary:
+    """Delete what was planned. After a failure the folders that come later are left alone."""
+    outcome = _Deletions(max_consecutive_failures)
+    skipped: list[str] = []
+    for folder in FOLDERS:
+        if outcome.failed:
+            skipped.append(_PHASES[folder])
+            continue
+        files = plan.doomed[folder]
+        counter = Counter(progress, f"deleting {folder}", len(files))
+
+        async def delete(start: int, folder: str = folder, files: Doomed = files, counter: Counter = counter) -> None:
+            batch = Doomed(files.ids[start : start + _BATCH], files.sizes[start : start + _BATCH])
+            await _delete_batch(storage, folder, batch, outcome)
+            counter.add(len(batch))
+
+        starts = range(0, len(files), _BATCH)
+        await concurrent_map(delete, starts, min(width, max(storage.concurrency, 1)))
+    return outcome.summary(skipped)
+
+
+async def _delete_batch(storage: Storage, folder: str, batch: Doomed, outcome: _Deletions) -> None:
+    paths = [f"{folder}/{name}" for name in format_names(batch.ids)]
+    for attempt in range(_PATIENCE):
+        try:
+            result = await storage.delete(paths)
+            break
+        except StorageError as error:
+            if error.kind != ErrorKind.THROTTLED or attempt == _PATIENCE - 1:
+                outcome.note(folder, 0, 0, len(paths), error.message)
+                return
+            outcome.note_throttled()
+            await pause(2.0**attempt)
+    failed = dict(result.failed)
+    size = sum(size for path, size in zip(paths, batch.sizes.tolist(), strict=True) if path not in failed)
+    outcome.note(folder, len(paths) - len(failed), size, len(failed), next(iter(failed.values()), ""))

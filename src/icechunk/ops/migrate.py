@@ -1,0 +1,219 @@
+"""Upgrading a repository from spec 1 to spec 2.
+
+All that changes is where refs, history and configuration live: they are read from their many small files and written as
+one repo object. Snapshots, manifests and logs stay as they are; every file says itself by which version it is to be read.
+The repo object is created by one conditional write, so the repository has the old format before it and the new one after.
+
+The operations log is made up from what the old files still know: commits at their own times, branches and tags shortly
+after the snapshot that they point to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from icechunk.config import to_stored
+from icechunk.errors import ErrorKind, PreconditionFailedError, SessionStateError, StorageError
+from icechunk.format.ids import format_id
+from icechunk.format.repo_info import (
+    BranchCreated,
+    NewCommit,
+    RepoInfo,
+    RepoMigrated,
+    SnapshotRecord,
+    TagCreated,
+    TagDeleted,
+    UpdateKind,
+)
+from icechunk.refs.base import MAIN, History, RefStore
+from icechunk.refs.ref_files import (
+    CONFIG,
+    REFS,
+    REPO_OBJECT,
+    RefFiles,
+    branch_path,
+    put_surely,
+    require_writable_storage,
+)
+from icechunk.storage.base import ABSENT, Storage, Unchanged
+
+_SHORTLY = 1000
+"""Microseconds between a snapshot and the refs that are said to have been made for it."""
+
+_CATCH_UP_ROUNDS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationPlan:
+    """What an upgrade writes; its text says so for people.
+
+    Attributes
+    ----------
+    info : RepoInfo
+        The repo object.
+    history : History
+        The refs and snapshots it was made from.
+    """
+
+    info: RepoInfo
+    history: History
+
+    def __str__(self) -> str:
+        history = self.history
+        lines = [
+            f"Upgrade to format version 2: {len(history.records):,} snapshots, {len(history.branches):,} branches, "
+            f"{len(history.tags):,} tags, {len(self.info.updates):,} entries of the operations log"
+        ]
+        lines += [f"  branch {name} -> {format_id(tip)}" for name, tip in sorted(history.branches.items())]
+        lines += [f"  tag {name} -> {format_id(target)}" for name, target in sorted(history.tags.items())]
+        lines += [f"  deleted tag {name}" for name in sorted(self.info.deleted_tags)]
+        return "\n".join(lines)
+
+
+class _Event(NamedTuple):
+    at: int
+    kind: UpdateKind
+
+
+def plan_migration(
+    history: History, deleted_tags: Mapping[str, bytes], config: dict[str, object] | None, now: int
+) -> MigrationPlan:
+    """The repo object for what the files of spec 1 say; `deleted_tags` by name, with what they pointed to."""
+    records = history.records
+    root = records[_line(records, history.branches[MAIN])[-1]]
+    info = RepoInfo.initial(root, root.flushed_at)
+    for record in _parents_first(records):
+        if record.id != root.id:
+            info = info.with_snapshot(record)
+    for name, tip in sorted(history.branches.items()):
+        info = info.with_branch(name, tip)
+    for name, target in sorted(history.tags.items()):
+        info = info.with_tag(name, target)
+    for name in sorted(deleted_tags):
+        info = info.with_tag(name, root.id).without_tag(name)
+    if config is not None:
+        info = info.with_config(config)
+    events = sorted(_events(history, deleted_tags, root), key=lambda event: event.at)
+    latest = root.flushed_at
+    for event in [*events, _Event(now, RepoMigrated(1, 2))]:
+        latest = max(event.at, latest + 1)
+        info = info.with_update(event.kind, latest, None, len(events) + 2)
+    return MigrationPlan(info, history)
+
+
+def _line(records: Mapping[bytes, SnapshotRecord], tip: bytes) -> list[bytes]:
+    line = []
+    at: bytes | None = tip
+    while at is not None and at in records:
+        line.append(at)
+        at = records[at].parent_id
+    return line
+
+
+def _parents_first(records: Mapping[bytes, SnapshotRecord]) -> Iterator[SnapshotRecord]:
+    done: set[bytes] = set()
+    for start in records:
+        path = []
+        at: bytes | None = start
+        while at is not None and at in records and at not in done:
+            path.append(at)
+            done.add(at)
+            at = records[at].parent_id
+        yield from (records[one] for one in reversed(path))
+
+
+def _events(history: History, deleted_tags: Mapping[str, bytes], root: SnapshotRecord) -> Iterator[_Event]:
+    """What must have happened, those of one time in the order in which they are to be told."""
+    records = history.records
+    told = {root.id}
+    others = sorted(name for name in history.branches if name != MAIN)
+    for branch in [MAIN, *others]:
+        for snapshot_id in _line(records, history.branches[branch]):
+            if snapshot_id in told:
+                break
+            told.add(snapshot_id)
+            yield _Event(records[snapshot_id].flushed_at, NewCommit(branch, snapshot_id))
+
+    def shortly_after(snapshot_id: bytes) -> int:
+        return records.get(snapshot_id, root).flushed_at + _SHORTLY
+
+    for branch in others:
+        yield _Event(shortly_after(history.branches[branch]), BranchCreated(branch))
+    for tag in sorted(history.tags):
+        yield _Event(shortly_after(history.tags[tag]), TagCreated(tag))
+    for tag, target in sorted(deleted_tags.items()):
+        yield _Event(shortly_after(target), TagCreated(tag))
+        yield _Event(shortly_after(target) + _SHORTLY, TagDeleted(tag, target))
+
+
+async def migrate(
+    refs: RefStore,
+    storage: Storage,
+    *,
+    now: Callable[[], int],
+    dry_run: bool = False,
+    delete_unused_v1_files: bool = True,
+) -> MigrationPlan:
+    """Upgrade a repository in place; afterwards open it again, `refs` is of no use any more.
+
+    With `dry_run` nothing is written. `delete_unused_v1_files` removes the files that are not needed any more; where
+    they stay they are ignored. Raises `SessionStateError` for a repository that has the new format already.
+    """
+    if not isinstance(refs, RefFiles):
+        raise _already_migrated()
+    if not dry_run:
+        require_writable_storage(storage)
+    plan = await _plan(refs, now)
+    if dry_run:
+        return plan
+    encoded = plan.info.encode()
+    try:
+        version = await put_surely(storage, REPO_OBJECT, encoded, ABSENT)
+    except PreconditionFailedError as error:
+        raise _already_migrated() from error
+    for _ in range(_CATCH_UP_ROUNDS):
+        # a client of the old format that had looked for the repo object just before may still have committed
+        again = await _plan(refs, now)
+        if (again.history.branches, again.history.tags) == (plan.history.branches, plan.history.tags):
+            break
+        plan = again
+        try:
+            version = await put_surely(storage, REPO_OBJECT, plan.info.encode(), Unchanged(version))
+        except PreconditionFailedError as error:
+            raise SessionStateError(
+                "the repository was upgraded, but somebody still committed by the old format while others were using "
+                "the new one; the old files were kept: reset the branch to the commit that is missing",
+                ErrorKind.INVALID_REPOSITORY_MIGRATION,
+            ) from error
+    if delete_unused_v1_files:
+        await _delete_old_files(storage)
+    return plan
+
+
+async def _plan(refs: RefFiles, now: Callable[[], int]) -> MigrationPlan:
+    config = await refs.load_config()
+    stored = None if config is None else to_stored(config)
+    return plan_migration(await refs.history(), await refs.deleted_tags(), stored, now())
+
+
+async def _delete_old_files(storage: Storage) -> None:
+    """`main` first: nobody can take what is left for a repository of the old format."""
+    first = branch_path(MAIN)
+    rest = [info.path async for batch in storage.list(REFS) for info in batch if info.path != first]
+    for paths in ([first], [*rest, CONFIG]):
+        outcome = await storage.delete(paths)
+        for path, reason in outcome.failed:
+            raise StorageError(
+                f"the repository was upgraded, but `{path}` could not be deleted: {reason}; it is not needed any more",
+                ErrorKind.OBJECT_STORE,
+            )
+
+
+def _already_migrated() -> SessionStateError:
+    return SessionStateError(
+        "invalid repository version (2.0), this function can only migrate repositories that use version 1.0 of the "
+        "specification, to repositories with spec version 2.0",
+        ErrorKind.INVALID_REPOSITORY_MIGRATION,
+    )

@@ -1,0 +1,458 @@
+"""Refs as small files, one per branch and tag (spec 1).
+
+    refs/branch.NAME/ref.json            {"snapshot":"1CECHNKREP0F1RSTCMT0"}, moved by conditional writes
+    refs/tag.NAME/ref.json               the same, written once
+    refs/tag.NAME/ref.json.deleted       an empty tombstone; the name is used up, whatever ref.json says
+    config.yaml                          the configuration
+
+History is in the snapshots alone: each file names its parent, and a snapshot exists when its file does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from icechunk._driver import concurrent_map, gather
+from icechunk.config import format_yaml, parse_yaml
+from icechunk.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    ErrorKind,
+    FormatError,
+    InvalidInputError,
+    ObjectNotFoundError,
+    PreconditionFailedError,
+    ReadOnlyError,
+    StorageError,
+)
+from icechunk.format.ids import INITIAL_SNAPSHOT_ID, format_id, parse_id
+from icechunk.format.repo_info import SnapshotRecord
+from icechunk.format.snapshot import Snapshot, encode_snapshot
+from icechunk.refs.base import (
+    MAIN,
+    MAX_CLOCK_DRIFT,
+    Context,
+    ExpiryRule,
+    History,
+    HistoryEdit,
+    Prepared,
+    Publication,
+    RefStore,
+    attempts_exhausted,
+    branch_update_conflict,
+    cannot_delete_main,
+    check_name,
+    check_order,
+    commit_conflict,
+    format_time,
+    needs_spec,
+    ref_not_found,
+)
+from icechunk.refs.snapshot_chain import SNAPSHOTS, SnapshotChain
+from icechunk.storage.base import ABSENT, Buffer, Condition, Storage, Unchanged, Version
+
+if TYPE_CHECKING:
+    from icechunk.config import RepositoryConfig
+
+REFS = "refs/"
+CONFIG = "config.yaml"
+REPO_OBJECT = "repo"
+_BRANCH, _TAG = "branch.", "tag."
+_REF_FILE = "ref.json"
+_TOMBSTONE = "ref.json.deleted"
+_CLOCK_TRUSTED_FOR = MAX_CLOCK_DRIFT
+
+
+def branch_path(name: str) -> str:
+    """Where a branch is kept; raises `InvalidInputError` for a name that cannot be one."""
+    return f"{REFS}{_BRANCH}{_plain(name)}/{_REF_FILE}"
+
+
+def tag_path(name: str) -> str:
+    """Where a tag is kept; raises `InvalidInputError` for a name that cannot be one."""
+    return f"{REFS}{_TAG}{_plain(name)}/{_REF_FILE}"
+
+
+def tombstone_path(name: str) -> str:
+    """Where it is kept that a tag was deleted."""
+    return f"{REFS}{_TAG}{_plain(name)}/{_TOMBSTONE}"
+
+
+def _plain(name: str) -> str:
+    if "/" in check_name(name):
+        raise InvalidInputError(
+            f"invalid ref name `{name}`: names of branches and tags cannot contain a `/` in this format",
+            ErrorKind.INVALID_REF_NAME,
+        )
+    return name
+
+
+def encode_ref(snapshot_id: bytes) -> bytes:
+    """The content of a ref file."""
+    return f'{{"snapshot":"{format_id(snapshot_id)}"}}'.encode()
+
+
+def decode_ref(data: Buffer, path: str) -> bytes:
+    """The snapshot that a ref file names; raises `FormatError`."""
+    try:
+        return parse_id(json.loads(bytes(data))["snapshot"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise FormatError(f"cannot serialize ref json: {path}: {error}", ErrorKind.SERIALIZATION) from error
+
+
+@dataclass(frozen=True, slots=True)
+class RefNames:
+    """What a listing of the refs says exists."""
+
+    branches: frozenset[str]
+    tags: frozenset[str]
+    deleted_tags: frozenset[str]
+
+
+def names_in(paths: Iterable[str]) -> RefNames:
+    """Take the paths below `refs/` apart; raises `InvalidInputError` for a directory that is no ref."""
+    branches, tags, tombstones = set(), set(), set()
+    for path in paths:
+        folder, slash, file = path.removeprefix(REFS).partition("/")
+        if not slash:
+            continue  # a plain file beside the refs
+        if folder.startswith(_BRANCH):
+            if file == _REF_FILE:
+                branches.add(folder.removeprefix(_BRANCH))
+        elif folder.startswith(_TAG):
+            if file in (_REF_FILE, _TOMBSTONE):
+                (tags if file == _REF_FILE else tombstones).add(folder.removeprefix(_TAG))
+        else:
+            raise InvalidInputError(f"invalid ref type `{folder}`", ErrorKind.INVALID_REF_TYPE)
+    return RefNames(frozenset(branches), frozenset(tags - tombstones), frozenset(tombstones))
+
+
+@dataclass(frozen=True, slots=True)
+class _Stand:
+    """Where a branch stands, and the version of the file that says so."""
+
+    tip: bytes
+    version: Version
+
+
+class RefFiles(RefStore):
+    """The refs of one spec 1 repository."""
+
+    spec = 1
+    registers_snapshots = False
+    expiry_rule = ExpiryRule(through_tips=False, root_expires=True)
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._chain = SnapshotChain(context)
+        self._config: tuple[Buffer, Version] | None = None
+        self._config_known = False
+        self._clock_checked: int | None = None
+
+    def rebind(self, context: Context) -> None:
+        super().rebind(context)
+        self._chain.rebind(context)
+
+    # ---- branches and tags
+
+    async def branch_tip(self, name: str) -> bytes:
+        stand = await self._stand(name)
+        if stand is None:
+            raise ref_not_found(name)
+        return stand.tip
+
+    async def _stand(self, name: str) -> _Stand | None:
+        path = branch_path(name)
+        found = await read_or_none(self.storage, path)
+        return None if found is None else _Stand(decode_ref(found[0], path), found[1])
+
+    async def tag_target(self, name: str) -> bytes:
+        found, deleted = await gather(
+            read_or_none(self.storage, tag_path(name)),
+            self.storage.exists(tombstone_path(name)),
+            limit=self.context.width,
+        )
+        if deleted or found is None:
+            raise ref_not_found(name)
+        return decode_ref(found[0], tag_path(name))
+
+    async def names(self) -> RefNames:
+        """All names in use, and those of deleted tags."""
+        return names_in([info.path async for batch in self.storage.list(REFS) for info in batch])
+
+    async def list_branches(self) -> set[str]:
+        return set((await self.names()).branches)
+
+    async def list_tags(self) -> set[str]:
+        return set((await self.names()).tags)
+
+    async def create_branch(self, name: str, snapshot_id: bytes) -> None:
+        path = branch_path(name)
+        await self.snapshot_record(snapshot_id)
+        try:
+            await self._put(path, encode_ref(snapshot_id), ABSENT)
+        except PreconditionFailedError as error:
+            stand = await self._stand(name)
+            raise branch_update_conflict(None, stand and stand.tip) from error
+
+    async def delete_branch(self, name: str) -> None:
+        if name == MAIN:
+            raise cannot_delete_main()
+        await self.branch_tip(name)
+        await self._delete(branch_path(name))
+
+    async def reset_branch(self, name: str, snapshot_id: bytes, expected: bytes | None = None) -> None:
+        stand, _ = await gather(self._stand(name), self.snapshot_record(snapshot_id), limit=self.context.width)
+        for attempt in range(self.context.retries.max_tries):
+            if stand is None:
+                raise ref_not_found(name)
+            if expected is not None and stand.tip != expected:
+                raise branch_update_conflict(expected, stand.tip)
+            try:
+                await self._put(branch_path(name), encode_ref(snapshot_id), Unchanged(stand.version))
+                return
+            except PreconditionFailedError as error:
+                moved = await self._stand(name)
+                if moved is not None and moved.tip != stand.tip:
+                    raise branch_update_conflict(stand.tip, moved.tip) from error
+                stand = moved
+            await self.context.wait(attempt + 1)
+        raise attempts_exhausted(self.context.retries.max_tries)
+
+    async def create_tag(self, name: str, snapshot_id: bytes) -> None:
+        path, tombstone = tag_path(name), tombstone_path(name)
+        deleted, _ = await gather(
+            self.storage.exists(tombstone), self.snapshot_record(snapshot_id), limit=self.context.width
+        )
+        taken = AlreadyExistsError(
+            f"tag already exists, tags are immutable: `{name}`; the names of deleted tags cannot be used again",
+            ErrorKind.TAG_ALREADY_EXISTS,
+        )
+        if deleted:
+            raise taken
+        try:
+            await self._put(path, encode_ref(snapshot_id), ABSENT)
+        except PreconditionFailedError as error:
+            raise taken from error
+
+    async def delete_tag(self, name: str) -> None:
+        await self.tag_target(name)
+        try:
+            await self._put(tombstone_path(name), b"", ABSENT)
+        except PreconditionFailedError as error:
+            raise ref_not_found(name) from error
+
+    # ---- snapshots
+
+    async def snapshot_record(self, snapshot_id: bytes, *, revalidate: bool = True) -> SnapshotRecord:
+        return await self._chain.record(snapshot_id)
+
+    def ancestry(self, snapshot_id: bytes, *, revalidate: bool = True) -> AsyncIterator[SnapshotRecord]:
+        return self._chain.walk(snapshot_id)
+
+    async def heads(self) -> tuple[dict[str, bytes], dict[str, bytes]]:
+        """Where all branches and tags stand."""
+        names = await self.names()
+        paths = [*map(branch_path, names.branches), *map(tag_path, names.tags)]
+        found = await concurrent_map(lambda path: read_or_none(self.storage, path), paths, self.context.width)
+        refs = {
+            path: decode_ref(one[0], path) for path, one in zip(paths, found, strict=True) if one is not None
+        }  # what is None was deleted since it was listed
+        branches = {name: refs[branch_path(name)] for name in names.branches if branch_path(name) in refs}
+        return branches, {name: refs[tag_path(name)] for name in names.tags if tag_path(name) in refs}
+
+    async def deleted_tags(self) -> dict[str, bytes]:
+        """The tags that were deleted, each with the snapshot it named as far as that is known."""
+        names = sorted((await self.names()).deleted_tags)
+        found = await concurrent_map(lambda name: read_or_none(self.storage, tag_path(name)), names, self.context.width)
+        return {
+            name: INITIAL_SNAPSHOT_ID if one is None else decode_ref(one[0], tag_path(name))
+            for name, one in zip(names, found, strict=True)
+        }
+
+    async def history(
+        self, extra: Iterable[bytes] = (), visit: Callable[[bytes, Snapshot], None] | None = None
+    ) -> History:
+        return await self._history(SnapshotChain(self.context), extra, visit)
+
+    async def _history(
+        self, chain: SnapshotChain, extra: Iterable[bytes], visit: Callable[[bytes, Snapshot], None] | None
+    ) -> History:
+        """All refs and what they reach. `chain` is a fresh one: others may have given snapshots another parent."""
+        branches, tags = await self.heads()
+        records = await chain.reach({*branches.values(), *tags.values()}, visit)
+        for tip in extra:
+            try:
+                records |= await chain.reach([tip], visit)
+            except (StorageError, FormatError):
+                continue  # no ref leads there, so it may well be broken
+        return History(branches, tags, records)
+
+    async def edit_history(
+        self, decide: Callable[[History], HistoryEdit | None], *, known: History | None = None
+    ) -> HistoryEdit | None:
+        chain = SnapshotChain(self.context, {} if known is None else known.records)
+        history = await self._history(chain, (), None)
+        edit = decide(history)
+        if edit is None:
+            return None
+        await concurrent_map(self._graft, edit.grafted, self.context.width)
+        for name in sorted(edit.branches):
+            stand = await self._stand(name)
+            if stand is not None and stand.tip == history.branches[name]:
+                await self._delete(branch_path(name))
+        for name in sorted(edit.tags):
+            await self.delete_tag(name)
+        return edit
+
+    async def _graft(self, record: SnapshotRecord) -> None:
+        """Write a snapshot again, in place, with another parent."""
+        path = SNAPSHOTS + format_id(record.id)
+        data, _ = await self.storage.get(path)
+        snapshot = Snapshot.decode(data, path)
+        encoded = encode_snapshot(
+            spec=self.spec,
+            id=snapshot.id,
+            parent_id=record.parent_id,
+            flushed_at=snapshot.flushed_at,
+            message=snapshot.message,
+            metadata=snapshot.metadata,
+            base=snapshot,
+            changes={},
+            add_manifests=(),
+            drop_manifests=(),
+            level=self.context.level,
+        )
+        await self.context.files.write_snapshot(record.id, encoded, self.spec)
+        self._chain.forget(record.id)
+
+    # ---- publishing
+
+    async def prepare(self, branch: str) -> Prepared:
+        stand, overtaken = await gather(self._stand(branch), self.storage.exists(REPO_OBJECT), limit=self.context.width)
+        if overtaken:
+            raise FormatError(
+                "this repository was upgraded to a newer format meanwhile; open it again",
+                ErrorKind.UNSUPPORTED_SPEC_VERSION,
+            )
+        return Prepared(None if stand is None else stand.tip, stand)
+
+    async def publish(self, publication: Publication, prepared: Prepared | None = None) -> None:
+        if publication.kind == "amend":
+            raise needs_spec(2)
+        if publication.branch is None:
+            return  # the file is all there is of a detached snapshot
+        branch, record = publication.branch, publication.record
+        if record.parent_id is not None:
+            check_order(record, await self.snapshot_record(record.parent_id))
+        if prepared is None:
+            _, prepared = await gather(self._check_clock(record), self.prepare(branch), limit=self.context.width)
+        else:
+            await self._check_clock(record)
+        stand: _Stand | None = prepared.state
+        for attempt in range(self.context.retries.max_tries):
+            if stand is None or stand.tip != publication.expected:
+                raise commit_conflict(publication.expected, stand and stand.tip)
+            try:
+                await self._put(branch_path(branch), encode_ref(record.id), Unchanged(stand.version))
+                return
+            except PreconditionFailedError:
+                stand = await self._stand(branch)
+                if stand is not None and stand.tip == record.id:
+                    return  # ours after all: the reply to an earlier try was lost below
+            await self.context.wait(attempt + 1)
+        raise attempts_exhausted(self.context.retries.max_tries)
+
+    async def _check_clock(self, record: SnapshotRecord) -> None:
+        """Compare our clock with that of the storage, now and then."""
+        now = self.context.now()
+        if self._clock_checked is not None and 0 <= now - self._clock_checked < _CLOCK_TRUSTED_FOR:
+            return
+        modified = await self.storage.modified_at(SNAPSHOTS + format_id(record.id))
+        if modified is None:
+            return
+        theirs = round(modified.timestamp() * 1_000_000)
+        if abs(theirs - record.flushed_at) > MAX_CLOCK_DRIFT:
+            raise FormatError(
+                "snapshot timestamp is invalid, please verify if the machine clock has drifted: local clock: "
+                f"`{format_time(record.flushed_at)}`, object store clock: `{format_time(theirs)}`",
+                ErrorKind.SNAPSHOT_TIMESTAMP,
+            )
+        self._clock_checked = now
+
+    async def ensure_writable(self, doing: str) -> None:
+        require_writable_storage(self.storage)
+
+    # ---- configuration
+
+    async def load_config(self) -> RepositoryConfig | None:
+        self.config_was(await read_or_none(self.storage, CONFIG))
+        return None if self._config is None else parse_yaml(bytes(self._config[0]).decode())
+
+    def config_was(self, stored: tuple[Buffer, Version] | None) -> None:
+        """Take note of the stored configuration, which somebody has read already."""
+        self._config, self._config_known = stored, True
+
+    async def save_config(self, config: RepositoryConfig) -> None:
+        if not self._config_known:
+            await self.load_config()
+        condition: Condition = ABSENT
+        if self._config is not None:
+            condition = Unchanged(self._config[1])
+            await self.storage.put(f"overwritten/{self.context.backup_name(CONFIG)}", self._config[0])
+        data = format_yaml(config).encode()
+        try:
+            version = await self._put(CONFIG, data, condition, content_type="application/yaml")
+        except PreconditionFailedError as error:
+            raise ConflictError(
+                None,
+                None,
+                "config was updated by other session; open the repository again to see it, then save yours",
+                ErrorKind.CONFIG_UPDATED,
+            ) from error
+        self.config_was((data, version))
+
+    # ---- writing
+
+    async def _put(self, path: str, data: bytes, only_if: Condition, content_type: str = "application/json") -> Version:
+        return await put_surely(self.storage, path, data, only_if, content_type)
+
+    async def _delete(self, path: str) -> None:
+        outcome = await self.storage.delete([path])
+        for failed, reason in outcome.failed:
+            raise StorageError(f"cannot delete `{failed}`: {reason}", ErrorKind.OBJECT_STORE)
+
+
+async def read_or_none(storage: Storage, path: str) -> tuple[Buffer, Version] | None:
+    """What stands at a path, None when nothing does."""
+    try:
+        return await storage.get(path)
+    except ObjectNotFoundError:
+        return None
+
+
+async def put_surely(
+    storage: Storage, path: str, data: bytes, only_if: Condition, content_type: str | None = None
+) -> Version:
+    """A conditional write whose reply may get lost: then what stands there is read back, and if it is ours it succeeded."""
+    try:
+        return await storage.put(path, data, only_if=only_if, content_type=content_type)
+    except (PreconditionFailedError, ReadOnlyError):
+        raise
+    except StorageError:
+        found = await read_or_none(storage, path)
+        if found is not None and bytes(found[0]) == data:
+            return found[1]
+        raise
+
+
+def require_writable_storage(storage: Storage) -> None:
+    """Raise `ReadOnlyError` for a storage that takes no writes."""
+    if storage.read_only:
+        raise ReadOnlyError(
+            "the storage used by this Icechunk repository is read-only: open the repository with one that can write",
+            ErrorKind.READ_ONLY_STORAGE,
+        )
