@@ -171,7 +171,7 @@ def _flush_file_systems(directories: Iterable[str]) -> bool:
 def _waiting() -> int:
     """How many bytes the system has yet to write, for all programs together; much where it does not say."""
     with contextlib.suppress(OSError, ValueError):
-        descriptor = os.open("/proc/meminfo", os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open("/proc/meminfo", _OPEN)
         try:
             facts = os.read(descriptor, 8192)
         finally:

@@ -35,7 +35,7 @@ _PLAIN = re.compile(rf"{_PLAIN_PART}(?:/{_PLAIN_PART})*")
 
 def encode_path(path: str, *, windows: bool = WINDOWS) -> str:
     """The relative name, with `/`, of the file that holds the object at `path`; refuses what is no object path."""
-    if not windows and _PLAIN.fullmatch(path) is not None and path != LOCK_NAME:
+    if not windows and _PLAIN.fullmatch(path) is not None and path[0] != ".":
         return path
     check_path(path)
     if path.lower() == LOCK_NAME:
