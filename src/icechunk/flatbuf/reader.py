@@ -23,13 +23,14 @@ _SIZES = {code: struct.calcsize("<" + code) for code in "B?HIiQ"}
 class Document:
     """One flatbuffer. `file` is how errors call it."""
 
-    __slots__ = ("_vtables", "buf", "file", "size")
+    __slots__ = ("_layouts", "_vtables", "buf", "file", "size")
 
     def __init__(self, buf: bytes | bytearray | memoryview, file: str) -> None:
         self.buf = buf
         self.size = len(buf)
         self.file = file
         self._vtables: dict[tuple[int, Table], tuple[int, ...]] = {}
+        self._layouts: dict[tuple[bytes, Table], tuple[int, ...]] = {}
 
     def fail(self, where: str, why: str) -> FormatError:
         """The error to raise for a defect at `where` (table and field)."""
@@ -63,7 +64,14 @@ class Document:
         length, inline = _U16(self.buf, vtable)[0], _U16(self.buf, vtable + 2)[0]
         if length < 4 or length % 2 or vtable + length > self.size:
             raise self.fail(table.name, f"its vtable of {length} bytes is broken")
-        found = struct.unpack_from(f"<{(length - 4) // 2}H", self.buf, vtable + 4)
+        content = bytes(self.buf[vtable : vtable + length])
+        known = self._layouts.get((content, table))
+        if known is None:
+            known = self._layouts[content, table] = self._check_vtable(table, content, inline)
+        return known
+
+    def _check_vtable(self, table: Table, content: bytes, inline: int) -> tuple[int, ...]:
+        found = struct.unpack_from(f"<{len(content) // 2 - 2}H", content, 4)
         offsets = (found + (0,) * table.slots)[: table.slots]
         for field in table.fields.values():
             at = offsets[field.slot]
