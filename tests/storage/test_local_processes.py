@@ -22,6 +22,7 @@ from icechunk.storage.local import LocalStorage
 from icechunk.testing.storage_suite import increment, paths_in, read
 
 posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 PRELUDE = """
 import os, pickle, signal, sys
