@@ -47,7 +47,7 @@ def run(coro: Coroutine[Any, Any, T]) -> T:
     finally:
         _mode.depth -= 1
     coro.close()
-    raise RuntimeError(f"{coro.__qualname__} suspended while being driven synchronously; this is a defect")
+    raise RuntimeError(f"{coro!r} suspended while being driven synchronously; this is a defect")
 
 
 def blocking(method: Callable[Concatenate[S, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate[S, P], T]:
@@ -140,8 +140,11 @@ def _map_on_threads(fn: Callable[[T], Awaitable[R]], todo: list[T], width: int) 
     async def call(item: T) -> R:
         return await fn(item)
 
+    def drive(item: T) -> R:
+        return run(call(item))
+
     with ThreadPoolExecutor(width, thread_name_prefix="icechunk") as pool:
-        futures = [pool.submit(lambda item=item: run(call(item))) for item in todo]
+        futures = [pool.submit(drive, item) for item in todo]
         try:
             return [future.result() for future in futures]
         except BaseException:

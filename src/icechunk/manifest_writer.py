@@ -128,8 +128,8 @@ def _encode(
             segmented=settings.segmented,
         )
         if revised is not None:
-            data, count = revised
-            return data, _union(job.sources[0].extents, job.written), count
+            count = Manifest.decode(revised, "revised manifest").num_refs
+            return revised, _union(job.sources[0].extents, job.written), count
     table = job.written
     if olds:
         former = [old.table(node.id).within(job.box) for old in olds]

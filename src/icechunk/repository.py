@@ -6,25 +6,23 @@ tags, tells history, and keeps house. Each verb is written once, as a coroutine;
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
-from icechunk._driver import blocking, blocking_classmethod, blocking_staticmethod
+from icechunk._driver import blocking, blocking_classmethod, blocking_staticmethod, concurrent_map, gather
 from icechunk.ancestry_graph import AncestryGraph, ancestry_graph
-from icechunk.assets import Assets
 from icechunk.config import RepositoryConfig, StorageSettings
 from icechunk.conflicts import ConflictSolver
-from icechunk.core import RepositoryCore, asset_settings, new_workspace, now, ref_context
+from icechunk.core import RepositoryCore, new_workspace, ref_context
 from icechunk.credentials import check_authorization
 from icechunk.display import Card, Plain, Row, Shown
 from icechunk.errors import ErrorKind, FormatError, InvalidInputError, RepositoryNotFoundError
 from icechunk.format.ids import format_id, parse_snapshot_id
 from icechunk.format.repo_info import SnapshotRecord
 from icechunk.format.values import to_json_domain
-from icechunk.history import diff_between
+from icechunk.history import diff_logs
 from icechunk.info import Attribution, Diff, SnapshotInfo, SpecVersion
 from icechunk.iterators import AsyncCloseableIterator
 from icechunk.maintenance import Maintenance
@@ -508,8 +506,14 @@ class Repository(Maintenance, Shown):
                 f"{format_id(start)}; exchange them, or look at `repo.ancestry(snapshot_id=...)`",
                 ErrorKind.BAD_SNAPSHOT_CHAIN_FOR_DIFF,
             )
-        steps = log_ids(missed[::-1], start)
-        return await diff_between(core.assets, start, end, [log_id for _, log_id in steps], width=core.width)
+        wanted = [log_id for _, log_id in log_ids(missed[::-1], start)]
+        logs, before, after = await gather(
+            concurrent_map(core.assets.transaction_log, wanted, core.width),
+            core.assets.snapshot(start),
+            core.assets.snapshot(end),
+            limit=core.width,
+        )
+        return diff_logs(logs, before, after)
 
     diff = blocking(diff_async)
 

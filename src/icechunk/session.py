@@ -18,6 +18,7 @@ from icechunk.change_merge import merge_changes
 from icechunk.change_set import ChangeSet
 from icechunk.commit import CommitWriter, Draft, log_of
 from icechunk.config import RepositoryConfig
+from icechunk.config.stored import split_sizes_to_stored
 from icechunk.conflicts import ConflictSolver
 from icechunk.core import RepositoryCore, new_workspace
 from icechunk.errors import (
@@ -30,13 +31,14 @@ from icechunk.errors import (
 from icechunk.format.chunk_ref import Inline, Native
 from icechunk.format.chunk_table import VIRTUAL
 from icechunk.format.ids import format_id
+from icechunk.format.node_path import parse_path
+from icechunk.format.transaction_log import TransactionLog
 from icechunk.format.values import to_json_domain
 from icechunk.history import merge_logs, status_diff
 from icechunk.info import ChunkType, Diff, SessionMode
 from icechunk.rebase import rebase
 from icechunk.refs.base import Prepared, Publication
 from icechunk.workspace import Mode, Workspace
-from icechunk.zarr_keys import parse_path
 
 if TYPE_CHECKING:
     from icechunk.store import IcechunkStore
@@ -372,10 +374,7 @@ class Session:
             base = await workspace.load()
             replaced = await core.refs.snapshot_record(base.id)
             if replaced.parent_id is None:
-                raise SessionStateError(
-                    "cannot amend the initial commit of a repository; commit instead",
-                    ErrorKind.NO_AMEND_FOR_INITIAL_COMMIT,
-                )
+                raise _no_amend()
             ours = log_of(base.id, base, workspace.change_set)
             log = merge_logs(await core.assets.transaction_log(base.id), ours)
 
@@ -420,6 +419,34 @@ class Session:
             workspace.unseal()
 
     flush = blocking(flush_async)
+
+    async def _rewrite_manifests(self, message: str, metadata: dict[str, Any] | None, *, amend: bool) -> str:
+        """Publish a snapshot that differs from this one only in how its manifests are split and written."""
+        core, workspace, branch = self._core, self._workspace, self._branch
+        assert branch is not None
+        splitting = {"splitting_config": split_sizes_to_stored(core.effective.splitting)}
+        own = splitting if core.spec == 1 else {"__icechunk": splitting}
+        properties = {**self._properties(metadata), **own}
+        base = await workspace.load()
+        log: TransactionLog | None = None
+        replaced = None
+        if amend:
+            replaced = await core.refs.snapshot_record(base.id)
+            if replaced.parent_id is None:
+                raise _no_amend()
+            log = await core.assets.transaction_log(base.id)
+        prepared = await core.refs.prepare(branch)
+        draft = await core.commit_writer().write(
+            base, workspace.change_set, message=message, metadata=properties, log=log, parent=replaced, rewrite=True
+        )
+        await core.refs.publish(
+            Publication("amend", draft.record, branch, base.id, base.id)
+            if amend
+            else Publication("commit", draft.record, branch, base.id),
+            prepared,
+        )
+        workspace.finish(draft.record.id)
+        return format_id(draft.record.id)
 
     def _committable(self, allow_empty: bool) -> str:
         if self.read_only or self._branch is None:
@@ -576,6 +603,12 @@ class ForkSession(Session):
                 ErrorKind.MERGE_NOT_ALLOWED,
             )
         super()._check_mergeable(other)
+
+
+def _no_amend() -> SessionStateError:
+    return SessionStateError(
+        "cannot amend the initial commit of a repository; commit instead", ErrorKind.NO_AMEND_FOR_INITIAL_COMMIT
+    )
 
 
 def _read_only() -> ReadOnlyError:

@@ -20,11 +20,12 @@ from zarr.core.buffer.core import default_buffer_prototype
 from icechunk._driver import blocking, concurrent_map, run
 from icechunk.errors import ErrorKind, NodeNotFoundError, ReadOnlyError, SessionStateError
 from icechunk.format.chunk_ref import Virtual
+from icechunk.format.node_path import parse_path
 from icechunk.iterators import AsyncCloseableIterator
 from icechunk.storage.base import ByteRange
 from icechunk.virtual_refs import inline_bytes, location_texts, refs_from_columns, refs_from_specs, virtual_ref
 from icechunk.workspace import Mode, Workspace
-from icechunk.zarr_keys import ChunkKey, parse_key, parse_path
+from icechunk.zarr_keys import ChunkKey, parse_key
 
 if TYPE_CHECKING:
     from icechunk.session import Session

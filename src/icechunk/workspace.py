@@ -242,7 +242,8 @@ class Workspace:
                 if not self._preloaded:
                     await self._preload()
                 manifest = await self.assets.manifest(ref.id)
-                return manifest.find(node.id, coords, ref.extents)
+                found: ChunkRef | None = manifest.find(node.id, coords, ref.extents)
+                return found
         return None
 
     async def _preload(self) -> None:
@@ -510,4 +511,5 @@ def _beginning_with(coords: npt.NDArray[np.uint32], head: Sequence[int]) -> npt.
         return coords
     if len(head) > coords.shape[1]:
         return coords[:0]
-    return coords[(coords[:, : len(head)] == np.asarray(head, np.int64)).all(axis=1)]
+    same: npt.NDArray[np.bool_] = (coords[:, : len(head)] == np.asarray(head, np.int64)).all(axis=1)
+    return coords[same]
