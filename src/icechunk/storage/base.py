@@ -10,11 +10,14 @@ else a backend meets it maps onto `StorageError` where it meets it, and nowhere 
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+from icechunk.display import Card, Plain, Row, Shown
+from icechunk.storage._constructors import Constructors
 
 if TYPE_CHECKING:
     from icechunk.config import StorageSettings
@@ -91,7 +94,7 @@ class DeleteResult:
     """Paths that could not be deleted, each with the reason."""
 
 
-class Storage(ABC):
+class Storage(Constructors, Shown):
     """Named bytes under one root. Make one with `icechunk.local_filesystem_storage`, `icechunk.s3_storage`, ...
 
     A backend of your own subclasses this, implements the abstract methods and passes
@@ -182,3 +185,8 @@ class Storage(ABC):
     def describe(self) -> dict[str, Any]:
         """Facts for display, never a secret: at least `type` and where it is."""
         return {"type": type(self).__name__}
+
+    def _card(self) -> Card:
+        facts = self.describe()
+        rows = [Row(name, Plain(value) if isinstance(value, str) else value) for name, value in facts.items()]
+        return Card("icechunk.Storage", rows)

@@ -27,6 +27,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from icechunk._driver import is_blocking
+from icechunk.config import StorageConcurrencySettings, StorageRetriesSettings, StorageSettings
 from icechunk.errors import ErrorKind, InvalidInputError, ObjectNotFoundError, PreconditionFailedError, StorageError
 from icechunk.storage import _files
 from icechunk.storage._common import as_bytes, check_condition, check_prefix, pieces_of, size_of
@@ -291,6 +292,11 @@ class LocalStorage(Storage):
             return datetime.fromtimestamp(os.stat(self._prefix + encode_path(path)).st_mtime, UTC)
         except OSError as error:
             raise _read_failure(path, error) from error
+
+    def default_settings(self) -> StorageSettings:
+        return StorageSettings(
+            StorageConcurrencySettings(5, 4096), StorageRetriesSettings(1, 0, 0), unsafe_use_metadata=False
+        )
 
     def describe(self) -> dict[str, Any]:
         return {"type": "local filesystem", "path": self._root}

@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from icechunk.config import StorageConcurrencySettings, StorageRetriesSettings, StorageSettings
 from icechunk.errors import ErrorKind, ObjectNotFoundError, PreconditionFailedError, StorageError
 from icechunk.storage._common import BATCH, as_bytes, check_condition, check_path, check_prefix, resolve_range
 from icechunk.storage.base import (
@@ -149,6 +150,9 @@ class MemoryStorage(Storage):
         """Content type and metadata with which the object at `path` was put."""
         entry = self._entry(path)
         return entry.content_type, dict(entry.metadata or {})
+
+    def default_settings(self) -> StorageSettings:
+        return StorageSettings(StorageConcurrencySettings(5, 1), StorageRetriesSettings(1, 0, 0))
 
     def describe(self) -> dict[str, Any]:
         return {"type": "in-memory", "id": self._key}

@@ -1,0 +1,87 @@
+"""Storages: named bytes, under one root.
+
+`Storage` is the protocol; the functions here make one for every kind of place. Settings, options and credentials are at hand
+under this name too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from icechunk.config import (
+    AnyObjectStoreConfig,
+    ChecksumAlgorithm,
+    ObjectStoreConfig,
+    S3Options,
+    StorageConcurrencySettings,
+    StorageRetriesSettings,
+    StorageSettings,
+    StorageTimeoutSettings,
+)
+from icechunk.credentials import (
+    GcsBearerCredential,
+    S3StaticCredentials,
+    azure_credentials,
+    gcs_credentials,
+    s3_credentials,
+)
+from icechunk.storage._constructors import StorageObjectInfo
+from icechunk.storage.base import Storage
+from icechunk.storage.factories import (
+    azure_storage,
+    gcs_storage,
+    hf_storage,
+    http_storage,
+    in_memory_storage,
+    local_filesystem_storage,
+    r2_storage,
+    redirect_storage,
+    s3_object_store_storage,
+    s3_storage,
+    tigris_storage,
+)
+from icechunk.virtual_types import azure_store, gcs_store, http_store, local_filesystem_store, s3_store
+
+
+def __getattr__(name: str) -> Any:
+    """`ChunkType` has always been importable from here, though it is no business of storages."""
+    if name != "ChunkType":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from icechunk.info import ChunkType
+
+    return ChunkType
+
+
+__all__ = [
+    "AnyObjectStoreConfig",
+    "ChecksumAlgorithm",
+    "GcsBearerCredential",
+    "ObjectStoreConfig",
+    "S3Options",
+    "S3StaticCredentials",
+    "Storage",
+    "StorageConcurrencySettings",
+    "StorageObjectInfo",
+    "StorageRetriesSettings",
+    "StorageSettings",
+    "StorageTimeoutSettings",
+    "azure_credentials",
+    "azure_storage",
+    "azure_store",
+    "gcs_credentials",
+    "gcs_storage",
+    "gcs_store",
+    "hf_storage",
+    "http_storage",
+    "http_store",
+    "in_memory_storage",
+    "local_filesystem_storage",
+    "local_filesystem_store",
+    "r2_storage",
+    "redirect_storage",
+    "s3_credentials",
+    "s3_object_store_storage",
+    "s3_storage",
+    "s3_store",
+    "tigris_storage",
+]
