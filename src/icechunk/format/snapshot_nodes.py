@@ -19,8 +19,9 @@ import numpy.typing as npt
 import zstandard
 
 from icechunk.errors import ErrorKind, FormatError
-from icechunk.flatbuf.columns import Positions, TableColumns, element_positions, texts, vector_counts
+from icechunk.flatbuf.columns import Positions, TableColumns, element_positions, vector_counts
 from icechunk.flatbuf.reader import Document, TableView, VectorView, read_bytes
+from icechunk.format.names import read_names
 from icechunk.format.schemas import ARRAY_NODE, MANIFEST_REF, NODE_ARRAY, NODE_SNAPSHOT
 from icechunk.format.segments import SegmentedPayload
 
@@ -231,11 +232,7 @@ class NodeTable:
     def paths(self) -> list[str]:
         """The paths of all rows; the list is kept, do not change it."""
         if self._paths is None:
-            targets = self.columns().targets("path")
-            where = "NodeSnapshot.path"
-            if int(vector_counts(self.doc, targets, 1, where).sum()) > self.doc.size:
-                raise self.doc.fail(where, "paths overlap each other")
-            self._paths = texts(self.doc, targets, where)
+            self._paths = read_names(self.doc, self.columns().targets("path"), "NodeSnapshot.path")
         return self._paths
 
     def ids(self) -> npt.NDArray[np.uint8]:

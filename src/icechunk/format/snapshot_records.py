@@ -1,0 +1,179 @@
+"""The snapshots that a repo object knows: id, parent, time, message, properties of each (spec 2).
+
+`SnapshotTable` keeps them as columns sorted by id. What has no fixed size (message, properties, pruned logs) stays where
+it lies in the bytes, which the columns point into; records added since are values. Parents are rows, so putting a record
+between the others moves the numbers of all behind it, in one pass over a column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from icechunk.errors import ErrorKind, FormatError, InternalError
+from icechunk.flatbuf.columns import Positions, TableColumns, element_positions
+from icechunk.flatbuf.reader import Document, VectorView, read_string
+from icechunk.flatbuf.schema import Vector
+from icechunk.format.ids import format_id
+from icechunk.format.schemas import METADATA_ITEM, OBJECT_ID_12, SNAPSHOT_INFO
+from icechunk.format.values import read_items
+
+ITEMS = Vector(METADATA_ITEM)
+PRUNED = Vector(OBJECT_ID_12)
+
+MAX_MICROSECONDS = 253_402_300_800_000_000
+"""The year 10000 in microseconds since 1970; a time beyond is a damaged file."""
+
+Ids = npt.NDArray[np.bytes_]
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRecord:
+    """A snapshot as the history knows it.
+
+    `flushed_at` is in microseconds since 1970. `pruned` are the transaction logs (ids of former snapshots) between its
+    present parent and itself that expiration cut out, oldest first.
+    """
+
+    id: bytes
+    parent_id: bytes | None
+    flushed_at: int
+    message: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+    pruned: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SnapshotTable:
+    """Columns by row, sorted by id. Positions are 0 where a field is absent, and in the rows of `fresh` records."""
+
+    doc: Document
+    ids: Ids
+    parents: npt.NDArray[np.int32]
+    times: npt.NDArray[np.uint64]
+    messages: Positions
+    metadata: Positions
+    pruned: Positions
+    fresh: Mapping[bytes, SnapshotRecord]
+
+    @classmethod
+    def read(cls, doc: Document, vector: VectorView) -> tuple[SnapshotTable, Ids]:
+        """The columns of the tables in a vector, and the ids in the order of the vector."""
+        table = TableColumns(doc, SNAPSHOT_INFO, element_positions(vector))
+        count = len(table)
+        parents = table.scalar("parent_offset")
+        if count and not (int(parents.min()) >= -1 and int(parents.max()) < count):
+            raise doc.fail("SnapshotInfo.parent_offset", f"is no row of the {count} snapshots")
+        times = table.scalar("flushed_at")
+        if count and int(times.max()) >= MAX_MICROSECONDS:
+            raise doc.fail("SnapshotInfo.flushed_at", "lies beyond the year 9999")
+        ids = table.struct("id").reshape(-1).view("S12")
+        columns = [table.targets(name) for name in ("message", "metadata", "pruned_ancestor_tx_logs")]
+        stored = ids
+        if count > 1 and not (ids[1:] > ids[:-1]).all():
+            order = np.argsort(ids, kind="stable")
+            ranks = np.empty(count, np.int32)
+            ranks[order] = np.arange(count, dtype=np.int32)
+            parents = np.where(parents >= 0, ranks[parents], parents)[order]
+            ids, times, columns = ids[order], times[order], [column[order] for column in columns]
+        messages, metadata, pruned = columns
+        return cls(doc, ids, parents, times, messages, metadata, pruned, {}), stored
+
+    @classmethod
+    def of(cls, records: Iterable[SnapshotRecord]) -> SnapshotTable:
+        """The columns of these records; the parent of each is among them."""
+        fresh = {record.id: record for record in records}
+        ids = np.frombuffer(b"".join(sorted(fresh)), "S12")
+        ordered = [fresh[key] for key in sorted(fresh)]
+        rows = {record.id: row for row, record in enumerate(ordered)}
+        for record in ordered:
+            if record.parent_id is not None and record.parent_id not in rows:
+                raise InternalError(f"the snapshot {format_id(record.id)} would lose its parent")
+        parents = [-1 if record.parent_id is None else rows[record.parent_id] for record in ordered]
+        nowhere = np.zeros(len(ids), np.int64)
+        times = np.array([record.flushed_at for record in ordered], np.uint64)
+        empty = Document(b"", "repo")
+        return cls(empty, ids, np.array(parents, np.int32), times, nowhere, nowhere, nowhere, fresh)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def row(self, snapshot_id: bytes) -> int:
+        """The row of a snapshot, -1 for none."""
+        place = int(np.searchsorted(self.ids, np.frombuffer(snapshot_id, "S12"))[0])
+        return place if place < len(self.ids) and self.id(place) == snapshot_id else -1
+
+    def known_row(self, snapshot_id: bytes) -> int:
+        """The row of a snapshot that must be there."""
+        row = self.row(snapshot_id)
+        if row < 0:
+            raise InternalError(f"something leads to the snapshot {format_id(snapshot_id)}, which is not there")
+        return row
+
+    def id(self, row: int) -> bytes:
+        """The id of a row."""
+        return self.ids[row : row + 1].tobytes()
+
+    def record(self, row: int) -> SnapshotRecord:
+        """The record of a row."""
+        snapshot_id = self.id(row)
+        known = self.fresh.get(snapshot_id)
+        if known is not None:
+            return known
+        parent = int(self.parents[row])
+        return SnapshotRecord(
+            snapshot_id,
+            None if parent < 0 else self.id(parent),
+            int(self.times[row]),
+            read_string(self.doc, int(self.messages[row]), "SnapshotInfo.message"),
+            read_items(self._vector(ITEMS, self.metadata, row, "metadata"), 2, self.doc.file),
+            tuple(self._vector(PRUNED, self.pruned, row, "pruned_ancestor_tx_logs") or ()),
+        )
+
+    def _vector(self, kind: Vector, column: Positions, row: int, name: str) -> VectorView | None:
+        at = int(column[row])
+        return VectorView(self.doc, kind, at, f"SnapshotInfo.{name}") if at else None
+
+    def ancestry(self, row: int) -> Iterator[SnapshotRecord]:
+        """The record of a row, that of its parent, and so on to a root."""
+        parents = self.parents.tolist()
+        for _ in range(len(parents)):
+            yield self.record(row)
+            row = parents[row]
+            if row < 0:
+                return
+        raise FormatError(f"{self.doc.file}: snapshots are parents of each other", ErrorKind.INVALID_FILE_FORMAT)
+
+    def with_record(self, record: SnapshotRecord) -> SnapshotTable:
+        """The table with a record more, or with another in the place of the one of this id."""
+        place = int(np.searchsorted(self.ids, np.frombuffer(record.id, "S12"))[0])
+        parent = -1 if record.parent_id is None else self.known_row(record.parent_id)
+        fresh = {**self.fresh, record.id: record}
+        new = place == len(self) or self.id(place) != record.id
+        parents, ids = self.parents, self.ids
+        if new:
+            parents = parents + (parents >= place)
+            parent += parent >= place
+            ids = np.insert(ids, place, np.frombuffer(record.id, "S12"))
+
+        def put(column: npt.NDArray[Any], value: int) -> npt.NDArray[Any]:
+            if new:
+                return np.insert(column, place, value)
+            column = column.copy()
+            column[place] = value
+            return column
+
+        return SnapshotTable(
+            self.doc,
+            ids,
+            put(parents.astype(np.int32), parent),
+            put(self.times, record.flushed_at),
+            put(self.messages, 0),
+            put(self.metadata, 0),
+            put(self.pruned, 0),
+            fresh,
+        )
