@@ -19,11 +19,11 @@ from icechunk._driver import concurrent_map, gather, offload
 from icechunk.assets import Assets
 from icechunk.change_set import ChangeSet, ChunkEdits
 from icechunk.format.ids import random_object_id
-from icechunk.format.node_path import segments
 from icechunk.format.repo_info import SnapshotRecord
-from icechunk.format.snapshot import DimensionShape, ManifestFile, Node, Snapshot, encode_snapshot
-from icechunk.format.transaction_log import Move, TransactionLog
+from icechunk.format.snapshot import ManifestFile, Node, Snapshot, encode_snapshot
+from icechunk.format.transaction_log import TransactionLog
 from icechunk.manifest_writer import ManifestSettings, WrittenManifests, write_manifests
+from icechunk.moves import logged_moves
 from icechunk.node_view import path_after
 
 Edges = Sequence[Sequence[int]]
@@ -82,7 +82,8 @@ class CommitWriter:
         )
         manifests = dict(zip(arrays, written, strict=True))
         snapshot_id = random_object_id()
-        log = log_of(snapshot_id, base, changes) if log is None else replace_log_id(log, snapshot_id)
+        spec = self._settings.spec
+        log = log_of(snapshot_id, base, changes, spec) if log is None else replace(log, id=snapshot_id)
         parent_id = base.id if parent is None else parent.parent_id
         flushed_at = max(self._now(), base.flushed_at + 1)
         nodes = changed_nodes(base, changes, {node_id: done.refs for node_id, done in manifests.items()})
@@ -231,41 +232,26 @@ def manifest_changes(
     return added, dropped
 
 
-def log_of(snapshot_id: bytes, base: Snapshot, changes: ChangeSet) -> TransactionLog:
-    """The transaction log of `changes`."""
+def log_of(snapshot_id: bytes, base: Snapshot, changes: ChangeSet, spec: int) -> TransactionLog:
+    """The transaction log of `changes`.
+
+    A log of spec 1 cannot tell moves. There a moved node counts as deleted and made anew, under the id it keeps: whoever
+    changed it meanwhile is told of a conflict, as with a move, and a diff shows both places.
+    """
     new = changes.new_nodes.values()
     updated = changes.updated.values()
+    moved = logged_moves(base, changes.moves) if changes.moves else ()
+    went = frozenset(move.node_id for move in moved if spec == 1)
+    moved_arrays = frozenset(move.node_id for move in moved if move.is_array) & went
     deleted = changes.deleted.values()
     return TransactionLog(
         id=snapshot_id,
-        new_groups=frozenset(node.id for node in new if not node.is_array),
-        new_arrays=frozenset(node.id for node in new if node.is_array),
-        deleted_groups=frozenset(node.id for node in deleted if not node.is_array),
-        deleted_arrays=frozenset(node.id for node in deleted if node.is_array),
+        new_groups=frozenset(node.id for node in new if not node.is_array) | (went - moved_arrays),
+        new_arrays=frozenset(node.id for node in new if node.is_array) | moved_arrays,
+        deleted_groups=frozenset(node.id for node in deleted if not node.is_array) | (went - moved_arrays),
+        deleted_arrays=frozenset(node.id for node in deleted if node.is_array) | moved_arrays,
         updated_arrays=frozenset(node.id for node in updated if node.is_array),
         updated_groups=frozenset(node.id for node in updated if not node.is_array),
         updated_chunks={node_id: edits.coords() for node_id, edits in changes.chunks.items() if edits},
-        moved_nodes=logged_moves(base, changes.moves),
+        moved_nodes=() if spec == 1 else moved,
     )
-
-
-def logged_moves(base: Snapshot, moves: Sequence[Move]) -> tuple[Move, ...]:
-    """One entry per node that ends up elsewhere, from its first place to its last."""
-    if not moves:
-        return ()
-    logged = []
-    for node in base.nodes():
-        target = path_after(moves, node.path)
-        if target != node.path:
-            logged.append(Move(node.path, target, node.id, node.is_array))
-    return tuple(sorted(logged, key=lambda move: segments(move.target)))
-
-
-def replace_log_id(log: TransactionLog, snapshot_id: bytes) -> TransactionLog:
-    """The same log for another snapshot."""
-    return replace(log, id=snapshot_id)
-
-
-def grid_of(shape: Sequence[DimensionShape]) -> tuple[int, ...]:
-    """Chunks per dimension."""
-    return tuple(dimension.chunks for dimension in shape)

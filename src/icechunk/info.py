@@ -180,23 +180,24 @@ class Diff(Shown):
             ("Arrays created", sorted(self.new_arrays)),
             ("Group definitions updated", sorted(self.updated_groups)),
             ("Array definitions updated", sorted(self.updated_arrays)),
-            ("Nodes moved", moves),
+            ("Nodes moved/renamed", moves),
             ("Groups deleted", sorted(self.deleted_groups)),
             ("Arrays deleted", sorted(self.deleted_arrays)),
         ]
         return [(title, lines) for title, lines in sections if lines]
 
     def __str__(self) -> str:
-        blocks = [[f"{title}:", *("    " + line for line in lines)] for title, lines in self._sections()]
+        lines: list[str] = []
+        for title, items in self._sections():
+            lines += [f"{title}:", *("    " + item for item in items), ""]
         if self.updated_chunks:
-            block = ["Chunks updated:"]
+            lines.append("Chunks updated:")
             for path, coords in sorted(self.updated_chunks.items()):
-                block.append(f"    {path}:")
-                block.extend(f"        {list(item)}" for item in coords[:_MAX_CHUNKS])
+                lines.append(f"    {path}:")
+                lines.extend(f"        {list(item)}" for item in coords[:_MAX_CHUNKS])
                 if len(coords) > _MAX_CHUNKS:
-                    block.append(f"        ... {len(coords) - _MAX_CHUNKS} more")
-            blocks.append(block)
-        return "\n\n".join("\n".join(block) for block in blocks)
+                    lines.append(f"        ... {len(coords) - _MAX_CHUNKS} more")
+        return "".join(line + "\n" for line in lines)
 
     __repr__ = __str__
 
@@ -208,7 +209,7 @@ class Diff(Shown):
         return Card("icechunk.snapshots.Diff", rows or [Row("", Plain("no differences"))])
 
 
-_MAX_CHUNKS = 10_000
+_MAX_CHUNKS = 10
 """So many chunks of an array are listed by `print`."""
 
 

@@ -88,13 +88,13 @@ def _check_destination(view: Hierarchy, target: str, above: str) -> None:
     group = view.find(above)
     if group is None:
         raise SessionStateError(
-            f"cannot move to `{target}`: there is no group `{above}`, and a move makes none; create it in a writable "
-            "session and commit, then move",
+            f"cannot move to `{target}`: the destination's parent group `{above}` does not exist, and a move creates none; "
+            "create it in a writable session and commit, then move",
             ErrorKind.MOVE_DESTINATION_PARENT_MISSING,
         )
     if group.is_array:
         raise SessionStateError(
-            f"cannot move to `{target}`: `{above}` is an array, and arrays have no children",
+            f"cannot move to `{target}`: the destination's parent `{above}` is an array, not a group",
             ErrorKind.MOVE_DESTINATION_PARENT_NOT_GROUP,
         )
 

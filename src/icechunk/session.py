@@ -375,7 +375,7 @@ class Session:
             replaced = await core.refs.snapshot_record(base.id)
             if replaced.parent_id is None:
                 raise _no_amend()
-            ours = log_of(base.id, base, workspace.change_set)
+            ours = log_of(base.id, base, workspace.change_set, core.spec)
             log = merge_logs(await core.assets.transaction_log(base.id), ours)
 
             async def write() -> Draft:

@@ -146,7 +146,7 @@ class IcechunkStore(Store):
         async def get(item: tuple[str, ByteRequest | None]) -> Buffer | None:
             return await self.get(item[0], prototype, item[1])
 
-        return await concurrent_map(get, key_ranges, self._session.config.effective.get_partial_values_concurrency)
+        return await concurrent_map(get, key_ranges, self._session._core.effective.get_partial_values_concurrency)
 
     async def exists(self, key: str) -> bool:
         """Whether something is at `key`."""

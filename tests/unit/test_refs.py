@@ -459,11 +459,6 @@ async def test_amending(kit: Kit) -> None:
     first = await kit.commit("main", "first")
     record = await kit.write_snapshot(await kit.refs.snapshot_record(ROOT), "amended")
     amend = Publication("amend", record, "main", first, first)
-    if kit.spec == 1:
-        with pytest.raises(FormatError) as caught:
-            await kit.refs.publish(amend)
-        assert caught.value.kind == ErrorKind.UNSUPPORTED_SPEC_VERSION
-        return
     await kit.refs.publish(amend)
     assert await kit.line("main") == ["amended", "Repository initialized"]
     assert (await kit.refs.snapshot_record(first)).message == "first"
@@ -729,7 +724,6 @@ async def test_what_the_old_format_cannot_hold(kit_of: Any) -> None:
         refs.set_status(1, None),
         refs.flags(),
         refs.set_flag("create_tag", False),
-        refs.require_flag("move_node", "moving"),
     ):
         with pytest.raises(FormatError, match=r"at least version 2\.0") as caught:
             await call

@@ -11,7 +11,7 @@ History is in the snapshots alone: each file names its parent, and a snapshot ex
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -48,7 +48,6 @@ from icechunk.refs.base import (
     check_order,
     commit_conflict,
     format_time,
-    needs_spec,
     ref_not_found,
 )
 from icechunk.refs.snapshot_chain import SNAPSHOTS, SnapshotChain
@@ -63,6 +62,9 @@ REPO_OBJECT = "repo"
 _BRANCH, _TAG = "branch.", "tag."
 _REF_FILE = "ref.json"
 _TOMBSTONE = "ref.json.deleted"
+_CLOSED = "closed-at"
+"""What stands in place of `snapshot` in a branch that an upgrade has closed; no client takes it for a branch."""
+
 _CLOCK_TRUSTED_FOR = MAX_CLOCK_DRIFT
 
 
@@ -98,7 +100,10 @@ def encode_ref(snapshot_id: bytes) -> bytes:
 def decode_ref(data: Buffer, path: str) -> bytes:
     """The snapshot that a ref file names; raises `FormatError`."""
     try:
-        return parse_id(json.loads(bytes(data))["snapshot"])
+        content = json.loads(bytes(data))
+        if _CLOSED in content:
+            raise upgraded()
+        return parse_id(content["snapshot"])
     except (ValueError, KeyError, TypeError) as error:
         raise FormatError(f"cannot serialize ref json: {path}: {error}", ErrorKind.SERIALIZATION) from error
 
@@ -114,7 +119,9 @@ class RefNames:
 
 def names_in(paths: Iterable[str]) -> RefNames:
     """Take the paths below `refs/` apart; raises `InvalidInputError` for a directory that is no ref."""
-    branches, tags, tombstones = set(), set(), set()
+    branches: set[str] = set()
+    tags: set[str] = set()
+    tombstones: set[str] = set()
     for path in paths:
         folder, slash, file = path.removeprefix(REFS).partition("/")
         if not slash:
@@ -136,6 +143,10 @@ class _Stand:
 
     tip: bytes
     version: Version
+
+
+def _tip_of(stand: _Stand | None) -> bytes | None:
+    return None if stand is None else stand.tip
 
 
 class RefFiles(RefStore):
@@ -196,7 +207,7 @@ class RefFiles(RefStore):
             await self._put(path, encode_ref(snapshot_id), ABSENT)
         except PreconditionFailedError as error:
             stand = await self._stand(name)
-            raise branch_update_conflict(None, stand and stand.tip) from error
+            raise branch_update_conflict(None, _tip_of(stand)) from error
 
     async def delete_branch(self, name: str) -> None:
         if name == MAIN:
@@ -253,36 +264,60 @@ class RefFiles(RefStore):
     def ancestry(self, snapshot_id: bytes, *, revalidate: bool = True) -> AsyncIterator[SnapshotRecord]:
         return self._chain.walk(snapshot_id)
 
-    async def heads(self) -> tuple[dict[str, bytes], dict[str, bytes]]:
-        """Where all branches and tags stand."""
-        names = await self.names()
-        paths = [*map(branch_path, names.branches), *map(tag_path, names.tags)]
-        found = await concurrent_map(lambda path: read_or_none(self.storage, path), paths, self.context.width)
-        refs = {
-            path: decode_ref(one[0], path) for path, one in zip(paths, found, strict=True) if one is not None
-        }  # what is None was deleted since it was listed
-        branches = {name: refs[branch_path(name)] for name in names.branches if branch_path(name) in refs}
-        return branches, {name: refs[tag_path(name)] for name in names.tags if tag_path(name) in refs}
+    async def _targets(self, paths: Mapping[str, str]) -> dict[str, bytes]:
+        """What refs point to, by name; without those that were deleted since they were listed."""
+        found = await concurrent_map(
+            lambda path: read_or_none(self.storage, path), list(paths.values()), self.context.width
+        )
+        return {
+            name: decode_ref(one[0], path)
+            for (name, path), one in zip(paths.items(), found, strict=True)
+            if one is not None
+        }
 
     async def deleted_tags(self) -> dict[str, bytes]:
         """The tags that were deleted, each with the snapshot it named as far as that is known."""
-        names = sorted((await self.names()).deleted_tags)
-        found = await concurrent_map(lambda name: read_or_none(self.storage, tag_path(name)), names, self.context.width)
-        return {
-            name: INITIAL_SNAPSHOT_ID if one is None else decode_ref(one[0], tag_path(name))
-            for name, one in zip(names, found, strict=True)
-        }
+        names = (await self.names()).deleted_tags
+        known = await self._targets({name: tag_path(name) for name in names})
+        return {name: known.get(name, INITIAL_SNAPSHOT_ID) for name in sorted(names)}
+
+    async def close_branches(self) -> dict[str, bytes]:
+        """Make it impossible to move any branch ever again, and say where they stand."""
+        tips: dict[str, bytes] = {}
+        while open_ones := sorted((await self.names()).branches - tips.keys()):
+            for name in open_ones:
+                stand = await self._stand(name)
+                if stand is None:
+                    continue
+                closed = f'{{"{_CLOSED}":"{format_id(stand.tip)}"}}'.encode()
+                try:
+                    await self._put(branch_path(name), closed, Unchanged(stand.version))
+                except PreconditionFailedError:
+                    continue  # somebody was faster: look again
+                tips[name] = stand.tip
+        return tips
 
     async def history(
-        self, extra: Iterable[bytes] = (), visit: Callable[[bytes, Snapshot], None] | None = None
+        self,
+        extra: Iterable[bytes] = (),
+        visit: Callable[[bytes, Snapshot], None] | None = None,
+        *,
+        branches: Mapping[str, bytes] | None = None,
     ) -> History:
-        return await self._history(SnapshotChain(self.context), extra, visit)
+        return await self._history(SnapshotChain(self.context), extra, visit, branches)
 
     async def _history(
-        self, chain: SnapshotChain, extra: Iterable[bytes], visit: Callable[[bytes, Snapshot], None] | None
+        self,
+        chain: SnapshotChain,
+        extra: Iterable[bytes] = (),
+        visit: Callable[[bytes, Snapshot], None] | None = None,
+        branches: Mapping[str, bytes] | None = None,
     ) -> History:
         """All refs and what they reach. `chain` is a fresh one: others may have given snapshots another parent."""
-        branches, tags = await self.heads()
+        names = await self.names()
+        if branches is None:
+            branches = await self._targets({name: branch_path(name) for name in names.branches})
+        tags = await self._targets({name: tag_path(name) for name in names.tags})
         records = await chain.reach({*branches.values(), *tags.values()}, visit)
         for tip in extra:
             try:
@@ -295,7 +330,7 @@ class RefFiles(RefStore):
         self, decide: Callable[[History], HistoryEdit | None], *, known: History | None = None
     ) -> HistoryEdit | None:
         chain = SnapshotChain(self.context, {} if known is None else known.records)
-        history = await self._history(chain, (), None)
+        history = await self._history(chain)
         edit = decide(history)
         if edit is None:
             return None
@@ -334,15 +369,10 @@ class RefFiles(RefStore):
     async def prepare(self, branch: str) -> Prepared:
         stand, overtaken = await gather(self._stand(branch), self.storage.exists(REPO_OBJECT), limit=self.context.width)
         if overtaken:
-            raise FormatError(
-                "this repository was upgraded to a newer format meanwhile; open it again",
-                ErrorKind.UNSUPPORTED_SPEC_VERSION,
-            )
-        return Prepared(None if stand is None else stand.tip, stand)
+            raise upgraded()
+        return Prepared(_tip_of(stand), stand)
 
     async def publish(self, publication: Publication, prepared: Prepared | None = None) -> None:
-        if publication.kind == "amend":
-            raise needs_spec(2)
         if publication.branch is None:
             return  # the file is all there is of a detached snapshot
         branch, record = publication.branch, publication.record
@@ -355,7 +385,7 @@ class RefFiles(RefStore):
         stand: _Stand | None = prepared.state
         for attempt in range(self.context.retries.max_tries):
             if stand is None or stand.tip != publication.expected:
-                raise commit_conflict(publication.expected, stand and stand.tip)
+                raise commit_conflict(publication.expected, _tip_of(stand))
             try:
                 await self._put(branch_path(branch), encode_ref(record.id), Unchanged(stand.version))
                 return
@@ -385,6 +415,9 @@ class RefFiles(RefStore):
 
     async def ensure_writable(self, doing: str) -> None:
         require_writable_storage(self.storage)
+
+    async def require_flag(self, name: str, doing: str) -> None:
+        """This format has no switches: everything it can do is on."""
 
     # ---- configuration
 
@@ -424,6 +457,13 @@ class RefFiles(RefStore):
         outcome = await self.storage.delete([path])
         for failed, reason in outcome.failed:
             raise StorageError(f"cannot delete `{failed}`: {reason}", ErrorKind.OBJECT_STORE)
+
+
+def upgraded() -> FormatError:
+    """The error for a repository that has another format since it was opened."""
+    return FormatError(
+        "this repository was upgraded to a newer format meanwhile; open it again", ErrorKind.UNSUPPORTED_SPEC_VERSION
+    )
 
 
 async def read_or_none(storage: Storage, path: str) -> tuple[Buffer, Version] | None:
