@@ -17,12 +17,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+import dask
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
 from dask.array import Array
 
-import dask
 from icechunk._driver import run
 from icechunk.change_set import UNTOUCHED
 from icechunk.chunk_alignment import Index, Place, Region, Write, check_alignment, chunks_touched, pair_up, write_sizes
@@ -247,7 +247,7 @@ def _record(target: zarr.Array[Any], reports: Reports) -> None:
     node = run(workspace.array(f"/{target.path}"))
     table = ChunkTable.from_refs({coords: ref for coords, ref in reports.items() if ref is not None}, len(node.shape))
     gone = [coords for coords, ref in reports.items() if ref is None]
-    run(workspace.replace_chunks(node, table, np.array(gone, dtype=np.uint32).reshape(-1, len(node.shape))))
+    run(workspace.replace_chunks(node, table, np.array(gone, dtype=np.uint32).reshape(len(gone), len(node.shape))))
 
 
 def _workspace(target: zarr.Array[Any]) -> Workspace:

@@ -14,13 +14,15 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+import xarray as xr
 import zarr
 from xarray.backends import ZarrStore
 from xarray.backends.common import ArrayWriter
 from zarr.core.array import AsyncArray
+from zarr.core.sync import sync
+from zarr.errors import ContainsArrayError, ContainsGroupError
 from zarr.storage import StorePath
 
-import xarray as xr
 from icechunk.session import ForkSession, Session
 from icechunk.store import IcechunkStore
 
@@ -263,9 +265,9 @@ def _open_group(store: IcechunkStore, options: _Options) -> Any:
 
 
 def is_dask_collection(x: Any) -> bool:
-    """Whether `x` is a dask collection; never imports dask."""
-    graph = getattr(x, "__dask_graph__", None)
-    return graph is not None and not isinstance(x, type) and "dask" in sys.modules and graph() is not None
+    """Whether `x` is a dask collection. Does not import dask: where nobody did, there can be none."""
+    base = sys.modules.get("dask.base")
+    return base is not None and bool(base.is_dask_collection(x))
 
 
 class LazyArrayWriter(ArrayWriter):  # type: ignore[misc]
@@ -308,19 +310,16 @@ class LazyArrayWriter(ArrayWriter):  # type: ignore[misc]
 def _write_lazy(
     session: Session, writer: LazyArrayWriter, safe_chunks: bool, split_every: int | None, options: dict[str, Any]
 ) -> None:
-    """Let dask write into a fork of the session, and merge the fork."""
-    from icechunk.dask import store_dask
+    """Let dask write: into the session when it works in this process, else into a fork that is merged afterwards."""
+    from icechunk.chunk_alignment import pair_up
+    from icechunk.dask import runs_here, store
 
-    fork = session.fork()
-    written = store_dask(
-        sources=writer.sources,
-        targets=[_at(fork, target) for target in writer.targets],
-        regions=writer.regions,
-        split_every=split_every,
-        safe_chunks=safe_chunks,
-        **options,
-    )
-    session.merge(written)
+    fork = None if runs_here(options.get("scheduler")) else session.fork()
+    targets = writer.targets if fork is None else [_at(fork, target) for target in writer.targets]
+    writes = pair_up(writer.sources, targets, writer.regions)
+    store(writes, split_every=split_every, safe_chunks=safe_chunks, **options)
+    if fork is not None:
+        session.merge(fork)
 
 
 def _at(fork: ForkSession, array: zarr.Array[Any]) -> zarr.Array[Any]:
@@ -348,14 +347,19 @@ def _write_virtual(dataset: xr.Dataset, session: Session, options: _Options, enc
             "encoding cannot be chosen for a dataset with virtual variables, whose bytes stay as they are; "
             "leave it out, or write the other variables by a call of their own"
         )
-    store = session.store
-    mode = options.effective_mode
-    arguments: dict[str, Any] = {"group": options.group or None, "append_dim": options.append_dim}
-    if options.region is not None:
+    store, mode = session.store, options.effective_mode
+    arguments: dict[str, Any] = {"group": options.group or None}
+    if options.append_dim is not None:
+        arguments["append_dim"] = options.append_dim
+    elif options.region is not None:
         arguments["region"] = options.region
-    accessor = dataset.vz
-    if "mode" in inspect.signature(accessor.to_icechunk).parameters:
+    elif "mode" in inspect.signature(dataset.vz.to_icechunk).parameters:
         arguments["mode"] = mode
-    elif mode in ("w", "w-"):
-        zarr.open_group(store, path=options.group, mode=mode, zarr_format=3)
-    accessor.to_icechunk(store, **arguments)
+    elif mode == "w":
+        # versions without a mode want to find nothing
+        sync(store.delete_dir(options.group))
+    try:
+        dataset.vz.to_icechunk(store, **arguments)
+    except (ContainsArrayError, ContainsGroupError) as error:
+        place = options.group or "/"
+        raise FileExistsError(f"there is something at {place!r} already; pass mode='w' to replace it") from error

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import dask
 import dask.array as da
 import numpy as np
 import pytest
 import zarr
 
-import dask
 import icechunk
 from icechunk.dask import computing_meta, merge_sessions_array_kwargs, session_merge_reduction, store_dask
 from icechunk.distributed import extract_session

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import icechunk
-import xarray as xr
 
 
 @pytest.fixture

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import dask
 import numpy as np
 import pytest
+import xarray as xr
 import zarr
 
-import dask
 import icechunk
-import xarray as xr
 from icechunk.xarray import LazyArrayWriter, is_dask_collection, to_icechunk
 
 from .conftest import air, back, reopened
