@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from icechunk.format.repo_info import SnapshotRecord
 
 from icechunk.assets import Assets
 from icechunk.format.chunk_ref import ChunkRef, Inline, Native, Virtual
 from icechunk.format.chunk_table import ChunkTable
 from icechunk.format.manifest import encode_manifest
+from icechunk.format.repo_info import SnapshotRecord
 from icechunk.format.snapshot import DimensionShape, ManifestFile, ManifestRef, Node, encode_snapshot
 from icechunk.format.transaction_log import TransactionLog
 from icechunk.refs import Context, Publication, RefStore, UpdateRetries, create_refs, open_refs

@@ -6,7 +6,6 @@ import asyncio
 from typing import Any
 
 import pytest
-from icechunk.format.repo_info import BranchCreated, NewCommit, RepoInitialized
 
 from icechunk import _driver
 from icechunk.config import RepositoryConfig
@@ -24,6 +23,7 @@ from icechunk.errors import (
     StorageError,
 )
 from icechunk.format.ids import INITIAL_SNAPSHOT_ID, format_id
+from icechunk.format.repo_info import BranchCreated, NewCommit, RepoInitialized
 from icechunk.refs import Context, Publication, UpdateRetries, create_refs, find_spec, open_refs, refs_for
 from icechunk.refs.base import format_time, later_than
 from icechunk.refs.ref_files import names_in

@@ -270,7 +270,9 @@ class _Keeper:
         stay = as_ids(self._keep | self._survey.snapshots)
         snapshots.add(stay)
         logs.add(stay)
-        logs.add(as_ids(one for snapshot_id in self._keep for one in self._history.records[snapshot_id].pruned))
+        grafted = plan_forget(self._history, self._keep).grafted
+        kept = (self._history.records[snapshot_id] for snapshot_id in self._keep)
+        logs.add(as_ids(one for record in (*kept, *grafted) for one in record.pruned))
         manifests.add(as_ids(self._survey.manifests))
         return {"snapshots": snapshots, "transactions": logs, "manifests": manifests, "chunks": self._chunks}
 

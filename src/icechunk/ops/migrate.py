@@ -10,8 +10,8 @@ after the snapshot that they point to.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from icechunk.config import to_stored
@@ -41,8 +41,6 @@ from icechunk.storage.base import ABSENT, Storage, Unchanged
 
 _SHORTLY = 1000
 """Microseconds between a snapshot and the refs that are said to have been made for it."""
-
-_CATCH_UP_ROUNDS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,54 +146,59 @@ def _events(history: History, deleted_tags: Mapping[str, bytes], root: SnapshotR
         yield _Event(shortly_after(target) + _SHORTLY, TagDeleted(tag, target))
 
 
-async def migrate(
-    refs: RefStore,
-    storage: Storage,
-    *,
-    now: Callable[[], int],
-    dry_run: bool = False,
-    delete_unused_v1_files: bool = True,
-) -> MigrationPlan:
-    """Upgrade a repository in place; afterwards open it again, `refs` is of no use any more.
+async def upgrade(
+    refs: RefStore, *, dry_run: bool = False, delete_old_files: bool = True, concurrency: int | None = None
+) -> MigrationPlan | None:
+    """Upgrade a repository in place and say what was done; afterwards open it again, `refs` is of no use any more.
 
-    With `dry_run` nothing is written. `delete_unused_v1_files` removes the files that are not needed any more; where
-    they stay they are ignored. Raises `SessionStateError` for a repository that has the new format already.
+    With `dry_run` nothing is written and None returned; `plan_upgrade` tells what would be done. `delete_old_files`
+    removes the files that are not needed any more, after closing the old branches so that nobody can commit to one any
+    more who has not noticed; where the files stay they are ignored. `concurrency` is how many files are
+    read at once. Raises `SessionStateError` for a repository that has the new format already.
     """
-    if not isinstance(refs, RefFiles):
-        raise _already_migrated()
-    if not dry_run:
-        require_writable_storage(storage)
-    plan = await _plan(refs, now)
+    files = _of_old_format(refs, concurrency)
     if dry_run:
-        return plan
-    encoded = plan.info.encode()
+        return None
+    storage = files.storage
+    require_writable_storage(storage)
+    plan = await plan_upgrade(files)
     try:
-        version = await put_surely(storage, REPO_OBJECT, encoded, ABSENT)
+        version = await put_surely(storage, REPO_OBJECT, plan.info.encode(), ABSENT)
     except PreconditionFailedError as error:
-        raise _already_migrated() from error
-    for _ in range(_CATCH_UP_ROUNDS):
-        # a client of the old format that had looked for the repo object just before may still have committed
-        again = await _plan(refs, now)
-        if (again.history.branches, again.history.tags) == (plan.history.branches, plan.history.tags):
-            break
+        raise _already_upgraded() from error
+    # a client of the old format that had looked for the repo object just before may still have committed
+    again = await _plan(files, await files.close_branches() if delete_old_files else None)
+    if (again.history.branches, again.history.tags) != (plan.history.branches, plan.history.tags):
         plan = again
         try:
-            version = await put_surely(storage, REPO_OBJECT, plan.info.encode(), Unchanged(version))
+            await put_surely(storage, REPO_OBJECT, plan.info.encode(), Unchanged(version))
         except PreconditionFailedError as error:
             raise SessionStateError(
                 "the repository was upgraded, but somebody still committed by the old format while others were using "
                 "the new one; the old files were kept: reset the branch to the commit that is missing",
                 ErrorKind.INVALID_REPOSITORY_MIGRATION,
             ) from error
-    if delete_unused_v1_files:
+    if delete_old_files:
         await _delete_old_files(storage)
     return plan
 
 
-async def _plan(refs: RefFiles, now: Callable[[], int]) -> MigrationPlan:
-    config = await refs.load_config()
+async def plan_upgrade(refs: RefStore) -> MigrationPlan:
+    """What an upgrade would write; print it to read it. Raises `SessionStateError` where there is nothing to upgrade."""
+    return await _plan(_of_old_format(refs, None))
+
+
+async def _plan(files: RefFiles, branches: Mapping[str, bytes] | None = None) -> MigrationPlan:
+    config = await files.load_config()
     stored = None if config is None else to_stored(config)
-    return plan_migration(await refs.history(), await refs.deleted_tags(), stored, now())
+    history = await files.history(branches=branches)
+    return plan_migration(history, await files.deleted_tags(), stored, files.context.now())
+
+
+def _of_old_format(refs: RefStore, concurrency: int | None) -> RefFiles:
+    if not isinstance(refs, RefFiles):
+        raise _already_upgraded()
+    return refs if concurrency is None else RefFiles(replace(refs.context, requests_at_once=concurrency))
 
 
 async def _delete_old_files(storage: Storage) -> None:
@@ -211,7 +214,7 @@ async def _delete_old_files(storage: Storage) -> None:
             )
 
 
-def _already_migrated() -> SessionStateError:
+def _already_upgraded() -> SessionStateError:
     return SessionStateError(
         "invalid repository version (2.0), this function can only migrate repositories that use version 1.0 of the "
         "specification, to repositories with spec version 2.0",

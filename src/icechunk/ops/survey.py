@@ -53,7 +53,7 @@ class Limits:
                 raise ValueError(f"invalid zero value: the limit of {name.replace('_', ' ')} must be positive")
 
 
-TableVisit = Callable[[ChunkTable], None]
+TableVisit = Callable[[ChunkTable], object]
 
 
 class Survey:

@@ -214,6 +214,8 @@ class Context:
         How many entries of the operations log one object holds.
     level : int
         The zstd level of what is written.
+    requests_at_once : int or None
+        How many requests may be under way at once; None leaves it to the storage.
     """
 
     storage: Storage
@@ -223,11 +225,12 @@ class Context:
     retries: UpdateRetries = field(default_factory=UpdateRetries)
     updates_per_file: int = 1000
     level: int = 3
+    requests_at_once: int | None = None
 
     @property
     def width(self) -> int:
         """How many requests are worth having under way at once."""
-        return max(self.storage.concurrency, 1)
+        return max(self.storage.concurrency if self.requests_at_once is None else self.requests_at_once, 1)
 
     def chance(self) -> float:
         """A random number from 0 to 1."""
