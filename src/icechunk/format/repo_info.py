@@ -18,7 +18,7 @@ from icechunk.errors import ErrorKind, FormatError
 from icechunk.flatbuf.columns import TableColumns, element_positions
 from icechunk.flatbuf.reader import Document, VectorView
 from icechunk.format.envelope import FileType, open_envelope, seal
-from icechunk.format.names import read_names
+from icechunk.format.nested_columns import read_names
 from icechunk.format.repo_info_encoding import encode_payload
 from icechunk.format.repo_updates import (
     BranchCreated,

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from icechunk.errors import InternalError
 from icechunk.flatbuf.reader import Document, TableView
 from icechunk.format.schemas import UPDATE
+from icechunk.format.times import checked_time
 
 Positions = npt.NDArray[np.int64]
 
@@ -183,7 +184,8 @@ _CODES = {kind: code for code, (kind, _) in _KINDS.items()}
 
 def read_status(view: TableView) -> Status:
     """The status in a table."""
-    return Status(view["availability"], view["set_at"], view["limited_availability_reason"])
+    set_at = checked_time(view["set_at"], f"{view.doc.file}: RepoStatus.set_at")
+    return Status(view["availability"], set_at, view["limited_availability_reason"])
 
 
 def status_table(status: Status) -> dict[str, Any]:
@@ -206,7 +208,8 @@ def read_update(view: TableView) -> Update:
         found = RepoStatusChanged(read_status(table["status"]))
     else:
         found = kind(*[table[name] for name in names])
-    return Update(found, view["updated_at"], view["backup_path"])
+    at = checked_time(view["updated_at"], f"{view.doc.file}: Update.updated_at")
+    return Update(found, at, view["backup_path"])
 
 
 def update_table(update: Update) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from icechunk.errors import ErrorKind, FormatError
 from icechunk.flatbuf.reader import TableView
 from icechunk.format.envelope import HEADER_SIZE, MAX_PAYLOAD, FileType, open_envelope, read_header
 from icechunk.format.manifest_files import ManifestFile, ManifestFiles
@@ -23,6 +22,7 @@ from icechunk.format.schemas import SNAPSHOT
 from icechunk.format.segments import open_segments
 from icechunk.format.snapshot_encoding import encode_initial_snapshot, encode_snapshot
 from icechunk.format.snapshot_nodes import DimensionShape, ManifestRef, Node, NodeTable, SnapshotDocument
+from icechunk.format.times import checked_time
 from icechunk.format.values import read_items
 
 __all__ = [
@@ -36,9 +36,6 @@ __all__ = [
 ]
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
-
-MAX_MICROSECONDS = 253_402_300_800_000_000
-"""The year 10000 in microseconds since 1970; a time beyond is a damaged file."""
 
 
 class Snapshot:
@@ -198,12 +195,3 @@ class Snapshot:
         if under == "/":
             return iter(range(len(self.table)))
         return chain(range(*self.table.equal(under)), range(*self.table.below(under)))
-
-
-def checked_time(microseconds: int, where: str) -> int:
-    """A time that a calendar has; raises `FormatError` otherwise."""
-    if microseconds >= MAX_MICROSECONDS:
-        raise FormatError(
-            f"{where}: {microseconds} microseconds lie beyond the year 9999", ErrorKind.INVALID_FILE_FORMAT
-        )
-    return microseconds

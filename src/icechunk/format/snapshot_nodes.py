@@ -21,7 +21,7 @@ import zstandard
 from icechunk.errors import ErrorKind, FormatError
 from icechunk.flatbuf.columns import Positions, TableColumns, element_positions, vector_counts
 from icechunk.flatbuf.reader import Document, TableView, VectorView, read_bytes
-from icechunk.format.names import read_names
+from icechunk.format.nested_columns import nested_tables, read_names
 from icechunk.format.schemas import ARRAY_NODE, MANIFEST_REF, NODE_ARRAY, NODE_SNAPSHOT
 from icechunk.format.segments import SegmentedPayload
 
@@ -251,12 +251,8 @@ class NodeTable:
     def manifest_refs(self) -> npt.NDArray[np.uint8]:
         """The manifest id of every reference of every array, 12 bytes each."""
         _, counts, targets = self._manifest_vectors()
-        if int(counts.sum()) * 4 > self.doc.size:
-            raise self.doc.fail("ArrayNodeData.manifests", "vectors overlap each other")
-        starts = np.repeat(targets + 4 - 4 * (np.cumsum(counts) - counts), counts)
-        slots = starts + np.arange(0, 4 * len(starts), 4)
-        offsets = np.ndarray((max(self.doc.size - 3, 0),), "<u4", self.doc.buf, strides=(1,))[slots]
-        return TableColumns(self.doc, MANIFEST_REF, slots + offsets).struct("object_id")
+        tables = nested_tables(self.doc, targets, counts, "ArrayNodeData.manifests")
+        return TableColumns(self.doc, MANIFEST_REF, tables).struct("object_id")
 
     def _manifest_vectors(self) -> tuple[npt.NDArray[np.intp], Positions, Positions]:
         """For each array: its row, and the length and place of its vector of manifests."""

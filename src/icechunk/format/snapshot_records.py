@@ -15,18 +15,22 @@ import numpy as np
 import numpy.typing as npt
 
 from icechunk.errors import ErrorKind, FormatError, InternalError
-from icechunk.flatbuf.columns import Positions, TableColumns, element_positions
+from icechunk.flatbuf.columns import Positions, TableColumns, element_positions, vector_counts
 from icechunk.flatbuf.reader import Document, VectorView, read_string
 from icechunk.flatbuf.schema import Vector
 from icechunk.format.ids import format_id
+from icechunk.format.nested_columns import nested_tables, read_names
 from icechunk.format.schemas import METADATA_ITEM, OBJECT_ID_12, SNAPSHOT_INFO
-from icechunk.format.values import read_items
+from icechunk.format.times import checked_time
+from icechunk.format.values import decode_flexbuffer, read_items
 
 ITEMS = Vector(METADATA_ITEM)
 PRUNED = Vector(OBJECT_ID_12)
 
-MAX_MICROSECONDS = 253_402_300_800_000_000
-"""The year 10000 in microseconds since 1970; a time beyond is a damaged file."""
+_FEW = 32
+"""Records that are read one by one before all are read at once."""
+
+_SHORT = 64
 
 Ids = npt.NDArray[np.bytes_]
 
@@ -47,18 +51,35 @@ class SnapshotRecord:
     pruned: tuple[bytes, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class SnapshotTable:
-    """Columns by row, sorted by id. Positions are 0 where a field is absent, and in the rows of `fresh` records."""
+    """Columns by row, sorted by id. Positions are 0 where a field is absent, and in the rows of `fresh` records.
 
-    doc: Document
-    ids: Ids
-    parents: npt.NDArray[np.int32]
-    times: npt.NDArray[np.uint64]
-    messages: Positions
-    metadata: Positions
-    pruned: Positions
-    fresh: Mapping[bytes, SnapshotRecord]
+    A table never changes. Records are read one by one until many were asked for, then all in one pass.
+    """
+
+    __slots__ = ("_all", "_asked", "doc", "fresh", "ids", "messages", "metadata", "parents", "pruned", "times")
+
+    def __init__(
+        self,
+        doc: Document,
+        ids: Ids,
+        parents: npt.NDArray[np.int32],
+        times: npt.NDArray[np.uint64],
+        messages: Positions,
+        metadata: Positions,
+        pruned: Positions,
+        fresh: Mapping[bytes, SnapshotRecord],
+    ) -> None:
+        self.doc = doc
+        self.ids = ids
+        self.parents = parents
+        self.times = times
+        self.messages = messages
+        self.metadata = metadata
+        self.pruned = pruned
+        self.fresh = fresh
+        self._asked = 0
+        self._all: _AllRecords | None = None
 
     @classmethod
     def read(cls, doc: Document, vector: VectorView) -> tuple[SnapshotTable, Ids]:
@@ -69,8 +90,7 @@ class SnapshotTable:
         if count and not (int(parents.min()) >= -1 and int(parents.max()) < count):
             raise doc.fail("SnapshotInfo.parent_offset", f"is no row of the {count} snapshots")
         times = table.scalar("flushed_at")
-        if count and int(times.max()) >= MAX_MICROSECONDS:
-            raise doc.fail("SnapshotInfo.flushed_at", "lies beyond the year 9999")
+        checked_time(int(times.max(initial=0)), f"{doc.file}: SnapshotInfo.flushed_at")
         ids = table.struct("id").reshape(-1).view("S12")
         columns = [table.targets(name) for name in ("message", "metadata", "pruned_ancestor_tx_logs")]
         stored = ids
@@ -124,6 +144,11 @@ class SnapshotTable:
         known = self.fresh.get(snapshot_id)
         if known is not None:
             return known
+        self._asked += 1
+        if self._all is None and self._asked > _FEW:
+            self._all = _AllRecords(self)
+        if self._all is not None:
+            return self._all.record(row)
         parent = int(self.parents[row])
         return SnapshotRecord(
             snapshot_id,
@@ -131,8 +156,12 @@ class SnapshotTable:
             int(self.times[row]),
             read_string(self.doc, int(self.messages[row]), "SnapshotInfo.message"),
             read_items(self._vector(ITEMS, self.metadata, row, "metadata"), 2, self.doc.file),
-            tuple(self._vector(PRUNED, self.pruned, row, "pruned_ancestor_tx_logs") or ()),
+            self.pruned_logs(row),
         )
+
+    def pruned_logs(self, row: int) -> tuple[bytes, ...]:
+        """The pruned transaction logs of a row."""
+        return tuple(self._vector(PRUNED, self.pruned, row, "pruned_ancestor_tx_logs") or ())
 
     def _vector(self, kind: Vector, column: Positions, row: int, name: str) -> VectorView | None:
         at = int(column[row])
@@ -177,3 +206,57 @@ class SnapshotTable:
             put(self.pruned, 0),
             fresh,
         )
+
+
+class _AllRecords:
+    """The records of all rows that are not fresh, read by column."""
+
+    def __init__(self, table: SnapshotTable) -> None:
+        doc = table.doc
+        self._table = table
+        raw = table.ids.tobytes()
+        self._ids = [raw[start : start + 12] for start in range(0, len(raw), 12)]
+        self._parents: list[int] = table.parents.tolist()
+        self._times: list[int] = table.times.tolist()
+        stored = np.flatnonzero(table.messages)
+        messages = read_names(doc, table.messages[stored], "SnapshotInfo.message", shared=True)
+        self._messages = dict(zip(stored.tolist(), messages, strict=True))
+        self._has_pruned: list[bool] = (table.pruned > 0).tolist()
+
+        where = "SnapshotInfo.metadata"
+        counts = vector_counts(doc, table.metadata, 4, where)
+        rows = np.flatnonzero(counts)
+        items = TableColumns(doc, METADATA_ITEM, nested_tables(doc, table.metadata[rows], counts[rows], where))
+        self._first: list[int] = (np.cumsum(counts) - counts).tolist()
+        self._counts: list[int] = counts.tolist()
+        self._names = read_names(doc, items.targets("name"), "MetadataItem.name", shared=True)
+        values = items.targets("value")
+        self._starts: list[int] = (values + 4).tolist()
+        self._stops: list[int] = (values + 4 + vector_counts(doc, values, 1, "MetadataItem.value")).tolist()
+        self._known: dict[bytes, Any] = {}
+
+    def record(self, row: int) -> SnapshotRecord:
+        parent = self._parents[row]
+        return SnapshotRecord(
+            self._ids[row],
+            None if parent < 0 else self._ids[parent],
+            self._times[row],
+            self._messages[row],
+            self._metadata(row) if self._counts[row] else {},
+            self._table.pruned_logs(row) if self._has_pruned[row] else (),
+        )
+
+    def _metadata(self, row: int) -> dict[str, Any]:
+        first = self._first[row]
+        return {self._names[item]: self._value(item) for item in range(first, first + self._counts[row])}
+
+    def _value(self, item: int) -> Any:
+        """The value of an item; the same few values (an author, a program) often come again."""
+        doc = self._table.doc
+        raw = bytes(doc.buf[self._starts[item] : self._stops[item]])
+        if raw in self._known:
+            return self._known[raw]
+        value = decode_flexbuffer(raw, f"{doc.file}: property `{self._names[item]}`")
+        if not isinstance(value, list | dict) and len(raw) < _SHORT:
+            self._known[raw] = value
+        return value

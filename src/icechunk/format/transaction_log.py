@@ -16,11 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from icechunk.flatbuf.builder import Builder
-from icechunk.flatbuf.columns import Positions, Spots, TableColumns, element_positions, number_rows, vector_counts
+from icechunk.flatbuf.columns import Positions, TableColumns, element_positions, number_rows, vector_counts
 from icechunk.flatbuf.reader import Document, TableView, VectorView
 from icechunk.flatbuf.schema import U32, Required, Table, Vector
 from icechunk.format.chunk_keys import joint_keys, order_keeping_last
 from icechunk.format.envelope import FileType, open_envelope, seal
+from icechunk.format.nested_columns import nested_tables
 from icechunk.format.node_path import segments
 from icechunk.format.schemas import (
     ARRAY_UPDATED_CHUNKS,
@@ -170,10 +171,7 @@ def _read_chunks(doc: Document, vector: VectorView) -> dict[bytes, Coords]:
     ids = arrays.struct("node_id").tobytes()
     vectors = arrays.targets("chunks")
     lengths = vector_counts(doc, vectors, 4, "ArrayUpdatedChunks.chunks")
-    if 4 * int(lengths.sum()) > doc.size:
-        raise doc.fail("ArrayUpdatedChunks.chunks", "vectors overlap each other")
-    slots = _spread(vectors + 4, lengths)
-    tables = slots + Spots(doc, slots).read(0, "<u4", "ArrayUpdatedChunks.chunks")
+    tables = nested_tables(doc, vectors, lengths, "ArrayUpdatedChunks.chunks")
     targets = TableColumns(doc, CHUNK_INDICES, tables).targets("coords")
     ranks = vector_counts(doc, targets, 4, "ChunkIndices.coords")
     if 4 * int(ranks.sum()) > doc.size:
@@ -247,11 +245,6 @@ def _both(first: Coords, second: Coords) -> Coords:
     if len(parts) == 2 and parts[0].shape[1] == parts[1].shape[1]:
         return _ordered(np.concatenate(parts))
     return max(first, second, key=len)
-
-
-def _spread(starts: Positions, counts: Positions) -> Positions:
-    """The positions of the 4-byte elements of several vectors, one vector after another."""
-    return np.repeat(starts - 4 * _before(counts), counts) + np.arange(0, 4 * int(counts.sum()), 4)
 
 
 # ---- writing
