@@ -174,13 +174,11 @@ class Diff(Shown):
         return not any(getattr(self, item.name) for item in fields(self))
 
     def _sections(self) -> list[tuple[str, list[str]]]:
-        moves = [f"{source} -> {target}" for source, target in self.moved_nodes]
         sections = [
             ("Groups created", sorted(self.new_groups)),
             ("Arrays created", sorted(self.new_arrays)),
             ("Group definitions updated", sorted(self.updated_groups)),
             ("Array definitions updated", sorted(self.updated_arrays)),
-            ("Nodes moved/renamed", moves),
             ("Groups deleted", sorted(self.deleted_groups)),
             ("Arrays deleted", sorted(self.deleted_arrays)),
         ]
@@ -197,6 +195,9 @@ class Diff(Shown):
                 lines.extend(f"        {list(item)}" for item in coords[:_MAX_CHUNKS])
                 if len(coords) > _MAX_CHUNKS:
                     lines.append(f"        ... {len(coords) - _MAX_CHUNKS} more")
+        if self.moved_nodes:
+            moves = [f"    {source} -> {target}" for source, target in self.moved_nodes]
+            lines += ["Nodes moved/renamed:", *moves, ""]
         return "".join(line + "\n" for line in lines)
 
     __repr__ = __str__
@@ -206,6 +207,9 @@ class Diff(Shown):
         if self.updated_chunks:
             counts = {path: Plain(f"{len(coords)} chunks") for path, coords in sorted(self.updated_chunks.items())}
             rows.append(Row("Chunks updated", counts))
+        if self.moved_nodes:
+            moves = "\n".join(f"{source} -> {target}" for source, target in self.moved_nodes)
+            rows.append(Row("Nodes moved/renamed", Plain(moves)))
         return Card("icechunk.snapshots.Diff", rows or [Row("", Plain("no differences"))])
 
 

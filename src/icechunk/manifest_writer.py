@@ -242,6 +242,8 @@ def _groups(
         keys[:, axis] = np.searchsorted(np.asarray(cuts), coords[:, axis], "right") - 1
         inside &= coords[:, axis] < cuts[-1]
     rows = np.flatnonzero(inside)
+    if not len(rows):
+        return
     boxes, which = np.unique(keys[rows], axis=0, return_inverse=True)
     order = np.argsort(which.ravel(), kind="stable")
     stops = np.cumsum(np.bincount(which.ravel(), minlength=len(boxes)))

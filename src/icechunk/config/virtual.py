@@ -143,7 +143,8 @@ class _LocalFileSystem(ObjectStoreConfig):
 
     def _check(self) -> None:
         path = self._0.__fspath__() if hasattr(self._0, "__fspath__") else self._0
-        self._set("_0", checks.text(path, "path"))
+        path = checks.text(path, "path")
+        self._set("_0", path.rstrip("/") or path[:1])
 
     def _rows(self) -> list[Row]:
         return [Row("path", self._0)]
