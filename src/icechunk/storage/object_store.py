@@ -1,0 +1,539 @@
+"""Objects in object stores: S3 and what speaks it, Google Cloud Storage, Azure Blob Storage, web servers, any obstore store.
+
+Requests go through obstore, which repeats what fails for a passing reason, a bounded number of times with growing and
+random pauses. What this module adds:
+
+- inside an event loop its asynchronous calls are used, without one its blocking calls;
+- big objects are read in several ranges and written in several parts at once;
+- a conditional write that was done, but whose answer was lost and which was therefore repeated, seems to fail. So such
+  writes carry an id, and after a failure what stands there is read: if it has our id, we wrote it;
+- versions are handed back in the form in which each service wants them;
+- every failure of the client is one of ours, without secrets in its text.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from icechunk._driver import concurrent_map, is_blocking
+from icechunk.config import StorageConcurrencySettings, StorageRetriesSettings, StorageSettings
+from icechunk.config.effective import EffectiveStorage, effective_storage
+from icechunk.config.virtual import S3Options
+from icechunk.credentials import AnyAzureCredential, AnyGcsCredential, AnyS3Credential
+from icechunk.errors import ErrorKind, ObjectNotFoundError, PreconditionFailedError, StorageError
+from icechunk.storage._common import BATCH, as_bytes, check_condition, check_path, check_prefix, size_of
+from icechunk.storage._names import decode_part, encode_path
+from icechunk.storage._object_errors import client_module, is_past_the_end, translate
+from icechunk.storage._object_services import (
+    AzurePlace,
+    GcsPlace,
+    GivenPlace,
+    HttpPlace,
+    Place,
+    Purpose,
+    S3Place,
+)
+from icechunk.storage.base import (
+    ALWAYS,
+    Absent,
+    Always,
+    Buffer,
+    ByteRange,
+    Condition,
+    DeleteResult,
+    ObjectInfo,
+    Storage,
+    Version,
+)
+from icechunk.storage.wrappers import read_only_failure
+
+__all__ = ["ObjectStorage", "azure", "from_obstore", "gcs", "http", "s3"]
+
+WRITE_ID = "icechunk_write_id"
+"""The metadata entry that says which write an object comes from; the Rust implementation knows it too."""
+
+_CONCURRENCY = 64
+_COPIED_BELOW = 256 * 1024
+_UPLOAD_FROM = 4 << 20  # smaller writes must not stall
+_SMALLEST_PART = 5 << 20
+_MOST_PARTS = 10_000
+_DELETES_PER_REQUEST = 1000
+_DELETES_AT_ONCE = 16
+
+
+class Fetched(NamedTuple):
+    """Bytes of an object, and what was known of it when they were read; no facts where there were no bytes."""
+
+    data: Buffer
+    etag: str | None = None
+    generation: str | None = None
+    modified: datetime | None = None
+
+    @property
+    def version(self) -> Version:
+        return Version(self.etag or None, self.generation)
+
+
+class ObjectStorage(Storage):
+    """A storage in an object store. Made by `icechunk.s3_storage` and its kin, or `from_obstore`."""
+
+    concurrency = _CONCURRENCY
+
+    def __init__(self, place: Place, settings: StorageSettings | None = None, *, read_only: bool = False) -> None:
+        self._place = place
+        self._given = settings
+        self._settings = effective_storage(settings)
+        self._service = place.service
+        self._prefix = f"{place.prefix}/" if place.prefix else ""
+        self.read_only = read_only or not place.service.writes
+        self._clients = _Clients(place)
+
+    # ------------------------------------------------------------------------------------------------------- requests
+
+    def _client(self, purpose: Purpose) -> Any:
+        return self._clients.get(self._settings, purpose)
+
+    def _key(self, path: str) -> str:
+        if self._service.encoded_names:
+            return self._prefix + encode_path(path, windows=False)
+        check_path(path)
+        return self._prefix + path
+
+    async def _request(self, verb: str, purpose: Purpose, path: str, *args: Any, **options: Any) -> Any:
+        """`obstore.verb(client, *args, **options)`, blocking or not; its failures are translated."""
+        module = client_module()
+        try:
+            if is_blocking():
+                return getattr(module, verb)(self._client(purpose), *args, **options)
+            return await getattr(module, f"{verb}_async")(self._client(purpose), *args, **options)
+        except StorageError:
+            raise
+        except Exception as error:
+            if verb == "get" and is_past_the_end(error):
+                raise _PastTheEnd from None
+            if type(error).__name__ == "NotModifiedError":
+                raise _NotModified from None
+            raise translate(error, path) from None
+
+    # ---------------------------------------------------------------------------------------------------------- reads
+
+    async def get(self, path: str, *, byte_range: ByteRange | None = None) -> tuple[Buffer, Version]:
+        found = await self.fetch(self._key(path), path, byte_range)
+        return found.data, found.version
+
+    async def get_if_changed(self, path: str, since: Version) -> tuple[Buffer, Version] | None:
+        key = self._key(path)
+        options = {"if_none_match": since.etag} if since.etag is not None else {}
+        try:
+            found = await self._body(await self._request("get", "read", path, key, options=options), key, path)
+        except _NotModified:
+            return None
+        return None if found.version == since else (found.data, found.version)
+
+    async def fetch(self, key: str, path: str, byte_range: ByteRange | None) -> Fetched:
+        """The bytes of the object with this very key; `path` is what errors call it."""
+        if byte_range is None:
+            return await self._body(await self._request("get", "read", path, key), key, path)
+        start, stop = byte_range
+        if start < 0 and not self._service.suffix_ranges:
+            size = (await self._request("head", "read", path, key))["size"]
+            start, stop = max(size + start, 0), size
+        if stop is not None and stop <= start:
+            await self._request("head", "read", path, key)
+            return Fetched(b"")
+        if stop is not None and self._is_big(stop - start):
+            return await self._fetch_pieces(key, path, start, stop)
+        asked: Any = {"suffix": -start} if start < 0 else {"offset": start} if stop is None else (start, stop)
+        try:
+            response = await self._request("get", "read", path, key, options={"range": asked})
+        except _PastTheEnd:
+            return Fetched(b"")
+        except StorageError as error:
+            if error.kind != ErrorKind.UNIMPLEMENTED:
+                raise
+            return await self._cut(key, path, ByteRange(start, stop))
+        return await self._body(response, key, path)
+
+    async def _cut(self, key: str, path: str, byte_range: ByteRange) -> Fetched:
+        """A range of an object on a server that knows no ranges: all of it, then cut."""
+        found = await self._body(await self._request("get", "read", path, key), key, path)
+        start, stop = byte_range
+        return found._replace(data=memoryview(found.data)[start : len(found.data) if stop is None else stop])
+
+    def _is_big(self, size: int) -> bool:
+        settings = self._settings
+        return settings.max_concurrent_requests_for_object > 1 and size >= 2 * settings.ideal_concurrent_request_size
+
+    async def _body(self, response: Any, key: str, path: str) -> Fetched:
+        """The bytes of a response; of a big one only the beginning, while other requests fetch the rest."""
+        start, stop = response.range
+        meta = response.meta
+        found = Fetched(b"", meta["e_tag"], meta["version"], meta["last_modified"])
+        if not self._is_big(stop - start):
+            return found._replace(data=await _drained(response, path))
+        return await self._fetch_pieces(key, path, start, stop, found, response)
+
+    async def _fetch_pieces(
+        self, key: str, path: str, start: int, stop: int, found: Fetched | None = None, response: Any = None
+    ) -> Fetched:
+        """A big range in pieces, at once. `response` is one that has begun and gives the first piece."""
+        step = self._settings.ideal_concurrent_request_size
+        result = bytearray(stop - start)
+        first = found
+
+        async def fetch_piece(begin: int) -> int:
+            nonlocal first
+            end = min(begin + step, stop)
+            if begin == start and response is not None:
+                data: Any = await _beginning(response, end - begin, path)
+            else:
+                try:
+                    piece = await self._request("get", "read", path, key, options={"range": (begin, end)})
+                except _PastTheEnd:
+                    return 0
+                data = await _drained(piece, path)
+                meta = piece.meta
+                facts = Fetched(b"", meta["e_tag"], meta["version"], meta["last_modified"])
+                first = first or facts
+                if facts != first:
+                    raise StorageError(f"`{path}` was replaced while it was read", ErrorKind.OBJECT_STORE)
+            result[begin - start : begin - start + len(data)] = data
+            return len(data)
+
+        begins = range(start, stop, step)
+        sizes = await concurrent_map(fetch_piece, begins, self._settings.max_concurrent_requests_for_object)
+        total = sum(sizes)
+        return (first or Fetched(b""))._replace(data=result if total == len(result) else memoryview(result)[:total])
+
+    async def exists(self, path: str) -> bool:
+        try:
+            await self._request("head", "read", path, self._key(path))
+        except ObjectNotFoundError:
+            return False
+        return True
+
+    async def modified_at(self, path: str) -> datetime | None:
+        facts = await self._request("head", "read", path, self._key(path))
+        modified: datetime = facts["last_modified"]
+        return modified
+
+    # --------------------------------------------------------------------------------------------------------- writes
+
+    async def put(
+        self,
+        path: str,
+        data: Buffer | Sequence[Buffer],
+        *,
+        only_if: Condition = ALWAYS,
+        content_type: str | None = None,
+        metadata: dict[str, str] | None = None,
+    ) -> Version:
+        if self.read_only:
+            raise read_only_failure(f"cannot write `{path}`")
+        key = self._key(path)
+        check_condition(only_if)
+        content = as_bytes(data) if self._service.keeps_buffers else _contiguous(data)
+        mode = self._mode(only_if)
+        attributes = self._attributes(path, content_type, metadata)
+        write_id = uuid.uuid4().hex if mode != "overwrite" and self._settings.unsafe_use_metadata else None
+        if write_id is not None and self._service.attributes:
+            attributes[WRITE_ID] = write_id
+        size = size_of(content)
+        purpose: Purpose = "write" if size < _UPLOAD_FROM else "upload"
+        try:
+            result = await self._request(
+                "put", purpose, path, key, content, mode=mode, attributes=attributes or None, **self._parts(size, mode)
+            )
+        except PreconditionFailedError:
+            ours = await self._written(key, path, write_id, content)
+            if ours is None:
+                raise
+            return ours
+        except ObjectNotFoundError as error:
+            if mode == "overwrite":
+                raise StorageError(f"object store error: cannot write `{path}`", ErrorKind.OBJECT_STORE) from error
+            raise PreconditionFailedError(f"object `{path}` does not exist any more") from error
+        return Version(result["e_tag"] or None, result["version"])
+
+    def _mode(self, only_if: Condition) -> Any:
+        """The condition, as the client wants it; none where the settings say that the store knows none."""
+        settings = self._settings
+        if isinstance(only_if, Always):
+            return "overwrite"
+        if isinstance(only_if, Absent):
+            return "create" if settings.unsafe_use_conditional_create else "overwrite"
+        if not settings.unsafe_use_conditional_update:
+            return "overwrite"
+        if not self._service.updates:
+            raise StorageError(
+                f"{self._service.name} knows no conditional updates; use icechunk.local_filesystem_storage for files",
+                ErrorKind.UNIMPLEMENTED,
+            )
+        etag, generation = only_if.since.etag, only_if.since.generation
+        if etag is not None and self._service.bare_etags:
+            etag = etag.strip('"')
+        return {name: value for name, value in (("e_tag", etag), ("version", generation)) if value is not None}
+
+    def _attributes(self, path: str, content_type: str | None, metadata: Mapping[str, str] | None) -> dict[str, str]:
+        settings = self._settings
+        if not self._service.attributes:
+            return {}
+        attributes = dict(metadata or {}) if settings.unsafe_use_metadata else {}
+        if content_type is not None:
+            attributes["Content-Type"] = content_type
+        is_chunk = path.startswith("chunks/")
+        storage_class = settings.chunks_storage_class if is_chunk else settings.metadata_storage_class
+        if storage_class is not None:
+            attributes["Storage-Class"] = storage_class
+        return attributes
+
+    def _parts(self, size: int, mode: Any) -> dict[str, Any]:
+        """How to upload: in one request, or in parts, of which no service takes too many."""
+        settings = self._settings
+        if size < settings.minimum_size_for_multipart_upload or mode != "overwrite":
+            return {"use_multipart": False}
+        part = max(settings.ideal_concurrent_request_size, _SMALLEST_PART, -(-size // _MOST_PARTS))
+        return {
+            "use_multipart": True,
+            "chunk_size": part,
+            "max_concurrency": settings.max_concurrent_requests_for_object,
+        }
+
+    async def _written(self, key: str, path: str, write_id: str | None, content: Buffer) -> Version | None:
+        """The version of what stands there if our write did it, in a try whose answer was lost."""
+        try:
+            response = await self._request("get", "read", path, key)
+        except ObjectNotFoundError:
+            return None
+        found_id = response.attributes.get(WRITE_ID)
+        found = await self._body(response, key, path)
+        # proxies may drop metadata, and some stores have none: then the bytes decide
+        ours = found_id == write_id if found_id is not None else found.data == content
+        return found.version if ours else None
+
+    async def delete(self, paths: Sequence[str]) -> DeleteResult:
+        if self.read_only:
+            raise read_only_failure("cannot delete objects")
+        keys = [(path, self._key(path)) for path in paths]
+        groups = [keys[start : start + _DELETES_PER_REQUEST] for start in range(0, len(keys), _DELETES_PER_REQUEST)]
+        result = DeleteResult()
+        for part in await concurrent_map(self._delete_group, groups, _DELETES_AT_ONCE):
+            result.deleted += part.deleted
+            result.failed += part.failed
+        return result
+
+    async def _delete_group(self, keys: list[tuple[str, str]]) -> DeleteResult:
+        try:
+            await self._request("delete", "write", keys[0][0], [key for _, key in keys])
+            return DeleteResult(len(keys))
+        except StorageError:
+            pass  # one of them was not there, or could not go, or the store deletes them one at a time only
+        first = await self._delete_one(keys[0])
+        if first is not None:
+            return DeleteResult(0, [(path, first[1]) for path, _ in keys])  # nothing works: do not try all others too
+        others = await concurrent_map(self._delete_one, keys[1:], _DELETES_AT_ONCE)
+        failures = [failure for failure in others if failure is not None]
+        return DeleteResult(len(keys) - len(failures), failures)
+
+    async def _delete_one(self, path_and_key: tuple[str, str]) -> tuple[str, str] | None:
+        path, key = path_and_key
+        try:
+            await self._request("delete", "write", path, key)
+        except ObjectNotFoundError:
+            return None
+        except StorageError as error:
+            return path, error.message
+        return None
+
+    # ---------------------------------------------------------------------------------------------------------- lists
+
+    async def list(self, prefix: str = "") -> AsyncIterator[Sequence[ObjectInfo]]:
+        check_prefix(prefix)
+        async for batch in self._batches(prefix, BATCH):
+            yield batch
+
+    async def _batches(self, prefix: str, size: int) -> AsyncIterator[Sequence[ObjectInfo]]:
+        if not self._service.writes:
+            raise StorageError(f"{self._service.name} servers do not list what they have", ErrorKind.UNIMPLEMENTED)
+        start = f"{self._key(prefix[:-1])}/" if prefix else self._prefix
+        # the client's prefix is a directory
+        stream = client_module().list(self._client("read"), start[:-1] or None, chunk_size=size)
+        while True:
+            try:
+                batch = next(stream, None) if is_blocking() else await anext(stream, None)
+            except Exception as error:
+                raise translate(error, prefix) from None
+            if batch is None:
+                return
+            yield [info for info in map(self._info, batch) if info is not None and info.path.startswith(prefix)]
+
+    def _info(self, meta: Any) -> ObjectInfo | None:
+        key: str = meta["path"]
+        if not key.startswith(self._prefix):
+            return None
+        path: str | None = key[len(self._prefix) :]
+        if path and self._service.encoded_names:
+            path = _decoded(path)
+        return ObjectInfo(path, meta["size"], meta["last_modified"].timestamp()) if path else None
+
+    async def is_empty(self) -> bool:
+        async for batch in self._batches("", 1):
+            if batch:
+                return False
+        return True
+
+    # --------------------------------------------------------------------------------------------------------- others
+
+    def default_settings(self) -> StorageSettings:
+        base = StorageSettings(concurrency=StorageConcurrencySettings(18, 12 << 20), retries=StorageRetriesSettings(10))
+        return base if self._given is None else base.merge(self._given)
+
+    def with_settings(self, settings: StorageSettings) -> Storage:
+        if settings == self._given:
+            return self
+        twin = ObjectStorage(self._place, settings, read_only=self.read_only)
+        twin._clients = self._clients
+        return twin
+
+    def describe(self) -> dict[str, Any]:
+        return self._place.describe()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (self._place, self._given, self.read_only)
+
+
+def _rebuild(place: Place, settings: StorageSettings | None, read_only: bool) -> ObjectStorage:
+    return ObjectStorage(place, settings, read_only=read_only)
+
+
+class _PastTheEnd(Exception):
+    """A range that begins behind the last byte."""
+
+
+class _NotModified(Exception):
+    """What was known before is all there is to know."""
+
+
+class _Clients:
+    """The clients of a place, one per settings and purpose; shared by storages that differ in settings only."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._lock = threading.Lock()
+        self._made: dict[tuple[EffectiveStorage, Purpose], Any] = {}
+
+    def get(self, settings: EffectiveStorage, purpose: Purpose) -> Any:
+        client = self._made.get((settings, purpose))
+        if client is None:
+            with self._lock:
+                client = self._made.get((settings, purpose))
+                if client is None:
+                    client = self._made[settings, purpose] = self._make(settings, purpose)
+        return client
+
+    def _make(self, settings: EffectiveStorage, purpose: Purpose) -> Any:
+        try:
+            return self._place.client(settings, purpose)
+        except StorageError:
+            raise
+        except Exception as error:
+            raise StorageError(f"storage configuration error: {error}", ErrorKind.STORAGE_CONFIG) from None
+
+
+async def _drained(response: Any, path: str) -> Buffer:
+    """All bytes of a response: small ones as `bytes`, big ones as a view of the client's own memory."""
+    try:
+        data = response.bytes() if is_blocking() else await response.bytes_async()
+    except Exception as error:
+        raise translate(error, path) from None
+    return bytes(data) if len(data) < _COPIED_BELOW else memoryview(data)
+
+
+async def _beginning(response: Any, count: int, path: str) -> Buffer:
+    """The first `count` bytes of a response; the rest is not awaited."""
+    stream = response.stream(min_chunk_size=count)
+    try:
+        data = next(stream, b"") if is_blocking() else await anext(stream, b"")
+    except Exception as error:
+        raise translate(error, path) from None
+    return memoryview(data)[:count]
+
+
+def _contiguous(data: Buffer | Sequence[Buffer]) -> Buffer:
+    """`data` as one buffer of bytes, which is all that the client takes."""
+    if isinstance(data, memoryview):
+        return data.cast("B") if data.contiguous and (data.format != "B" or data.ndim != 1) else data
+    return data if isinstance(data, (bytes, bytearray)) else as_bytes(data)
+
+
+def _decoded(path: str) -> str | None:
+    parts = [decode_part(part, windows=False) for part in path.split("/")]
+    return None if None in parts else "/".join(part for part in parts if part is not None)
+
+
+# ------------------------------------------------------------------------------------------------------------- storages
+
+
+def s3(
+    *,
+    bucket: str,
+    prefix: str,
+    options: S3Options,
+    credentials: AnyS3Credential,
+    legacy_rooted_keys: bool = False,
+    read_headers: Mapping[str, str] | None = None,
+    write_headers: Mapping[str, str] | None = None,
+    read_only: bool = False,
+) -> ObjectStorage:
+    """A storage in a bucket of S3; see `icechunk.s3_storage`."""
+    if legacy_rooted_keys:
+        raise StorageError(
+            "storage error: the client of object stores cannot name keys that begin with '/'; copy such a repository "
+            "to a prefix first",
+            ErrorKind.STORAGE_CONFIG,
+        )
+    place = S3Place(bucket, prefix, options, credentials, dict(read_headers or {}), dict(write_headers or {}))
+    return ObjectStorage(place, read_only=read_only)
+
+
+def gcs(
+    *,
+    bucket: str,
+    prefix: str,
+    credentials: AnyGcsCredential,
+    config: Mapping[str, str] | None = None,
+    read_headers: Mapping[str, str] | None = None,
+    write_headers: Mapping[str, str] | None = None,
+) -> ObjectStorage:
+    """A storage in a bucket of Google Cloud Storage; see `icechunk.gcs_storage`."""
+    return ObjectStorage(
+        GcsPlace(bucket, prefix, credentials, dict(config or {}), dict(read_headers or {}), dict(write_headers or {}))
+    )
+
+
+def azure(
+    *,
+    account: str,
+    container: str,
+    prefix: str,
+    credentials: AnyAzureCredential,
+    config: Mapping[str, str] | None = None,
+) -> ObjectStorage:
+    """A storage in a container of Azure Blob Storage; see `icechunk.azure_storage`."""
+    return ObjectStorage(AzurePlace(account, container, prefix, credentials, dict(config or {})))
+
+
+def http(
+    *, base_url: str, config: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None
+) -> ObjectStorage:
+    """What a web server offers below `base_url`, for reading; see `icechunk.http_storage`."""
+    return ObjectStorage(HttpPlace(base_url, dict(config or {}), dict(headers or {})))
+
+
+def from_obstore(store: Any, prefix: str = "", *, read_only: bool = False) -> ObjectStorage:
+    """A storage below `prefix` of any obstore store; retries and time-outs are those the store was made with."""
+    return ObjectStorage(GivenPlace(store, prefix.strip("/")), read_only=read_only)
