@@ -57,7 +57,7 @@ class Manifest:
         self._need(0, 64)
         self.mark: Mark | None = read_mark(doc)
         if segments is not None:
-            segments.need(0, self.mark.tables if self.mark else len(segments))
+            self._need(0, self.mark.tables if self.mark else len(segments))
         self._root = doc.root(MANIFEST)
         self.id: bytes = self._root["id"]
         self._arrays: VectorView = self._root["arrays"]
