@@ -121,6 +121,9 @@ class ChangeSet:
     chunks : dict of node id to ChunkEdits
     moves : list of Move
         In the order in which they were made; a session moves or edits, never both.
+    settled : bool
+        Whether a rebase found all that was changed to be done already, or dropped it as its solver said. Committing that
+        is no mistake, although nothing is left to write.
     """
 
     new_nodes: dict[str, Node] = field(default_factory=dict)
@@ -128,10 +131,16 @@ class ChangeSet:
     deleted: dict[str, DeletedNode] = field(default_factory=dict)
     chunks: dict[bytes, ChunkEdits] = field(default_factory=dict)
     moves: list[Move] = field(default_factory=list)
+    settled: bool = False
 
     def __bool__(self) -> bool:
         return bool(
-            self.new_nodes or self.updated or self.deleted or self.moves or any(map(bool, self.chunks.values()))
+            self.new_nodes
+            or self.updated
+            or self.deleted
+            or self.moves
+            or any(map(bool, self.chunks.values()))
+            or self.settled
         )
 
     def add_node(self, node: Node) -> None:
@@ -168,4 +177,5 @@ class ChangeSet:
             dict(self.deleted),
             {node_id: edits.copy() for node_id, edits in self.chunks.items()},
             list(self.moves),
+            self.settled,
         )

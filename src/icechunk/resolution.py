@@ -67,6 +67,7 @@ def rebase_changes(
         if settle is None or not settle(step, conflict):
             return Resolution(None, tuple(conflicts))
     _forget_dead(draft, log, theirs)
+    draft.settled = bool(ours) and not draft
     return Resolution(draft)
 
 

@@ -444,7 +444,24 @@ def test_a_delete_that_they_made_too_drops_out_and_what_they_made_since_stays() 
     assert list(result.change_set.deleted) == ["/a"]
     result = rebase(remake("/a"), lambda s: s.delete("/a"))
     assert result.change_set is not None
-    assert not result.change_set
+    assert not result.change_set.deleted
+
+
+def test_changes_of_which_nothing_is_left_may_still_be_committed() -> None:
+    theirs_stand = BasicConflictSolver(on_chunk_conflict=THEIRS)
+    write: Edit = lambda s: s.write("/a", 1)  # noqa: E731
+    for theirs, ours in [(write, write), (lambda s: s.delete("/a"), lambda s: s.delete("/a"))]:
+        result = rebase(theirs, ours, theirs_stand)
+        assert result.change_set is not None
+        assert result.change_set.settled
+        assert result.change_set
+        assert result.change_set.copy()
+        again = rebase_changes(result.change_set, TransactionLog(id=bytes(12)), Tree({}), Tree({}), BASIC)
+        assert again.change_set
+    result = rebase(write, lambda s: s.write("/a", 1, 2), theirs_stand)
+    assert result.change_set is not None
+    assert not result.change_set.settled
+    assert not rebase(write, lambda s: None).change_set
 
 
 def test_edits_without_conflict_are_shared_not_copied() -> None:
