@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any, Self
 
 from icechunk.config.repository import RepositoryConfig
-from icechunk.config.stored import Source, Tagged, described, read_settings, write_settings
+from icechunk.config.stored import MAX_DEPTH, Source, Tagged, described, read_settings, write_settings
 from icechunk.errors import ErrorKind, FormatError
 
 _NULL = re.compile(r"~|null|Null|NULL|")
@@ -25,6 +25,10 @@ _FLOAT = re.compile(
     r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
 )
 _DIGITS = re.compile(r"[-+]?[0-9]+")
+
+
+_MAX_VALUES = 1_000_000
+"""More are refused: a few lines of aliases can stand for any number."""
 
 
 def core_scalar(text: str) -> Any:
@@ -113,8 +117,23 @@ def parse_yaml(text: str | bytes) -> RepositoryConfig:
         raise FormatError(f"error in config deserialization: {message}", ErrorKind.CONFIG_DESERIALIZATION) from error
     if node is None:
         return RepositoryConfig()
+    if _expanded_size(node, {}, 0) > _MAX_VALUES:
+        raise _NodeSource(node).wrong("too many values")
     config: RepositoryConfig = read_settings(_NodeSource(node), RepositoryConfig)
     return config
+
+
+def _expanded_size(node: Any, known: dict[int, int], depth: int) -> int:
+    """How many values a node stands for once every alias is replaced by what it names; far too many for a circle."""
+    if node.id == "scalar":
+        return 1
+    if id(node) not in known:
+        known[id(node)] = _MAX_VALUES + 1  # what a circle finds
+        if depth > MAX_DEPTH:
+            raise _NodeSource(node).wrong("nested too deeply")
+        children = (child for item in node.value for child in (item if isinstance(item, tuple) else (item,)))
+        known[id(node)] = 1 + sum(_expanded_size(child, known, depth + 1) for child in children)
+    return known[id(node)]
 
 
 def format_yaml(config: RepositoryConfig) -> str:
