@@ -81,7 +81,7 @@ class _NodeSource(Source):
     def scalar(self) -> Any:
         if self.node.id != "scalar":
             raise self.wrong(f"unexpected {self._described()}")
-        return core_scalar(self.node.value) if self.node.style is None else self.node.value
+        return self.node.value if self.node.style else core_scalar(self.node.value)
 
     def text(self) -> str:
         value = self.scalar()
@@ -110,8 +110,8 @@ def parse_yaml(text: str | bytes) -> RepositoryConfig:
     import yaml
 
     try:
-        source = text if isinstance(text, str) else bytes(text).decode()
-        node = yaml.compose(source.removeprefix("\ufeff"), Loader=_loader())
+        source = (text if isinstance(text, str) else bytes(text).decode()).removeprefix("\ufeff")
+        node = yaml.compose(source, Loader=_loader(quick=_is_shallow(source)))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         message = " ".join(str(error).split()) or "nested too deeply"
         raise FormatError(f"error in config deserialization: {message}", ErrorKind.CONFIG_DESERIALIZATION) from error
@@ -143,11 +143,18 @@ def format_yaml(config: RepositoryConfig) -> str:
     return yaml.dump(write_settings(config), Dumper=_dumper(), sort_keys=False, allow_unicode=True, width=float("inf"))
 
 
+def _is_shallow(text: str) -> bool:
+    """Whether a text is surely not nested deeply enough to exhaust the stack of the parser in C, which does not check."""
+    return len(text) < 50_000 and sum(text.count(opening) for opening in ("[", "{", "- ", "?")) < 500
+
+
 @cache
-def _loader() -> Any:
+def _loader(quick: bool) -> Any:
     import yaml
 
-    class Loader(yaml.SafeLoader):
+    base = getattr(yaml, "CSafeLoader", yaml.SafeLoader) if quick else yaml.SafeLoader
+
+    class Loader(base):  # type: ignore[misc, valid-type]
         """Composes nodes; what scalars mean is decided by `core_scalar`, so none is resolved here."""
 
         yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - as the base class has it
