@@ -260,10 +260,14 @@ class BasicConflictSolver(ConflictSolver):
 
 
 class Hierarchy(Protocol):
-    """The nodes of a snapshot, by path."""
+    """The nodes of a snapshot."""
 
     def find(self, path: str) -> Node | None:
         """The node at `path`."""
+        ...
+
+    def find_id(self, node_id: bytes) -> Node | None:
+        """The node of that id."""
         ...
 
 
@@ -273,7 +277,7 @@ def detect(log: TransactionLog, theirs: Hierarchy, ours: ChangeSet) -> list[Conf
     `log` is the commit's transaction log and `theirs` the hierarchy after it. Our changes are relative to the commit
     before it, and free of conflicts with everything up to there.
     """
-    if log.moved_nodes:
+    if log.moved_nodes or _moved_without_saying(log, theirs):
         return [Conflict(ConflictType.MoveOperationCannotBeRebased, "")]
     return [
         *_in_order(_new_nodes_on_theirs(log, theirs, ours)),
@@ -283,6 +287,12 @@ def detect(log: TransactionLog, theirs: Hierarchy, ours: ChangeSet) -> list[Conf
         *_delete_conflicts(log, theirs, ours),
         *_move_conflicts(log, theirs, ours),
     ]
+
+
+def _moved_without_saying(log: TransactionLog, theirs: Hierarchy) -> bool:
+    """Whether they moved nodes where the format has no moves: then a moved node is both deleted and new."""
+    both = (log.new_arrays & log.deleted_arrays) | (log.new_groups & log.deleted_groups)
+    return any(theirs.find_id(node_id) is not None for node_id in both)
 
 
 def _in_order(conflicts: Iterable[Conflict]) -> list[Conflict]:

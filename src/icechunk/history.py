@@ -40,16 +40,22 @@ def diff_logs(logs: Sequence[TransactionLog], before: Hierarchy, after: Hierarch
     sets = {name: _union(getattr(log, name) for log in logs) for name in _NODE_SETS}
     chunks = _union_chunks(log.updated_chunks for log in logs)
     wanted = _union([*sets.values(), frozenset(chunks)])
-    paths = {**before.paths_by_id(wanted), **after.paths_by_id(wanted)}
+    old, new = before.paths_by_id(wanted), after.paths_by_id(wanted)
+    paths, former_paths = {**old, **new}, {**new, **old}  # they differ for moved nodes
+    named = {name: _paths(ids, former_paths if name.startswith("deleted") else paths) for name, ids in sets.items()}
     listed = {paths[node_id]: coords.tolist() for node_id, coords in chunks.items() if node_id in paths}
     return Diff(
-        **{name: {paths[node_id] for node_id in ids if node_id in paths} for name, ids in sets.items()},
+        **named,
         updated_chunks=dict(sorted(listed.items())),
         moved_nodes=[(move.source, move.target) for log in reversed(logs) for move in log.moved_nodes],
     )
 
 
 _NODE_SETS = ("new_groups", "new_arrays", "deleted_groups", "deleted_arrays", "updated_groups", "updated_arrays")
+
+
+def _paths(node_ids: Iterable[bytes], paths: Mapping[bytes, str]) -> set[str]:
+    return {paths[node_id] for node_id in node_ids if node_id in paths}
 
 
 def _union(sets: Iterable[frozenset[bytes]]) -> frozenset[bytes]:
@@ -105,14 +111,14 @@ def merge_logs(first: TransactionLog, second: TransactionLog) -> TransactionLog:
     """The log of both commits taken as one, under the id of the second.
 
     A node that the first made and the second deleted leaves no trace. One that the first made and the second updated or
-    moved is just new. What was deleted was not updated. Moves are chained, from the first place to the last.
+    moved is just new. What was deleted was not updated. Moves are chained, from the first place to the last; where the
+    format has no moves, a node that is both deleted and new in one log has moved, and it still has in the merged one.
     """
-    vanished = (first.new_groups & second.deleted_groups) | (first.new_arrays & second.deleted_arrays)
-    new_groups = (first.new_groups | second.new_groups) - vanished
-    new_arrays = (first.new_arrays | second.new_arrays) - vanished
-    deleted_groups = (first.deleted_groups | second.deleted_groups) - vanished
-    deleted_arrays = (first.deleted_arrays | second.deleted_arrays) - vanished
-    new, gone = new_groups | new_arrays, vanished | deleted_groups | deleted_arrays
+    new_groups, deleted_groups = _came_and_went(first, second, "groups")
+    new_arrays, deleted_arrays = _came_and_went(first, second, "arrays")
+    new, deleted = new_groups | new_arrays, deleted_groups | deleted_arrays
+    touched = _union([first.new_groups, first.new_arrays, second.deleted_groups, second.deleted_arrays])
+    fresh, gone = new - deleted, (deleted | touched) - new
     chunks = _union_chunks((first.updated_chunks, second.updated_chunks))
     moves = chain_moves(first.moved_nodes, second.moved_nodes)
     return replace(
@@ -121,11 +127,20 @@ def merge_logs(first: TransactionLog, second: TransactionLog) -> TransactionLog:
         new_arrays=new_arrays,
         deleted_groups=deleted_groups,
         deleted_arrays=deleted_arrays,
-        updated_groups=(first.updated_groups | second.updated_groups) - new - gone,
-        updated_arrays=(first.updated_arrays | second.updated_arrays) - new - gone,
+        updated_groups=(first.updated_groups | second.updated_groups) - fresh - gone,
+        updated_arrays=(first.updated_arrays | second.updated_arrays) - fresh - gone,
         updated_chunks={node_id: coords for node_id, coords in chunks.items() if node_id not in gone},
-        moved_nodes=tuple(move for move in moves if move.node_id not in new | gone),
+        moved_nodes=tuple(move for move in moves if move.node_id not in fresh | gone),
     )
+
+
+def _came_and_went(
+    first: TransactionLog, second: TransactionLog, kind: str
+) -> tuple[frozenset[bytes], frozenset[bytes]]:
+    """The nodes of a kind that are there after both commits, and those that were there before, of all that came or went."""
+    new: tuple[frozenset[bytes], ...] = (getattr(first, f"new_{kind}"), getattr(second, f"new_{kind}"))
+    deleted: tuple[frozenset[bytes], ...] = (getattr(first, f"deleted_{kind}"), getattr(second, f"deleted_{kind}"))
+    return new[1] | (new[0] - deleted[1]), deleted[0] | (deleted[1] - new[0])
 
 
 def chain_moves(first: Sequence[Move], second: Sequence[Move]) -> tuple[Move, ...]:

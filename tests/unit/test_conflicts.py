@@ -6,6 +6,7 @@ import itertools
 import json
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -43,8 +44,8 @@ class Tree:
     def find(self, path: str) -> Node | None:
         return self.nodes.get(path)
 
-    def by_id(self) -> dict[bytes, Node]:
-        return {node.id: node for node in self.nodes.values()}
+    def find_id(self, node_id: bytes) -> Node | None:
+        return next((node for node in self.nodes.values() if node.id == node_id), None)
 
 
 _ids = itertools.count(1)
@@ -481,6 +482,19 @@ def test_edits_without_conflict_are_shared_not_copied() -> None:
 def test_nothing_is_rebased_over_moves() -> None:
     result = rebase(lambda s: s.move("/a", "/z"), lambda s: s.write("/b", 1), BASIC)
     assert [(c.conflict_type, c.path) for c in result.conflicts] == [(T.MoveOperationCannotBeRebased, "")]
+
+
+def test_moves_are_recognised_where_the_format_has_none() -> None:
+    base = base_tree()
+    node = base.nodes["/a"]
+    moved = Tree({path: other for path, other in base.nodes.items() if path != "/a"} | {"/z": replace(node, path="/z")})
+    log = TransactionLog(id=bytes(12), new_arrays=frozenset({node.id}), deleted_arrays=frozenset({node.id}))
+    we = Side(base)
+    we.delete("/a")
+    (conflict,) = rebase_changes(we.changes, log, base, moved, BASIC).conflicts
+    assert conflict.conflict_type is T.MoveOperationCannotBeRebased
+    # made and deleted within one amended commit: nothing that anybody saw
+    assert detect(log, Tree({}), ChangeSet()) == []
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,16 @@ def test_moves_are_chained() -> None:
     assert merged.moved_nodes == ()
 
 
+def test_moves_where_the_format_has_none_are_kept() -> None:
+    moved = log(new_arrays=ids("a"), deleted_arrays=ids("a"))
+    assert merge_logs(log(new_arrays=ids("a")), moved) == log(new_arrays=ids("a"))
+    assert merge_logs(moved, log(deleted_arrays=ids("a"))) == log(deleted_arrays=ids("a"))
+    assert merge_logs(moved, moved) == moved
+    assert merge_logs(log(updated_arrays=ids("a")), moved).updated_arrays == ids("a")
+    diff = diff_logs([moved], Tree(array("/a")), Tree(array("/z", "a")))
+    assert (diff.deleted_arrays, diff.new_arrays) == ({"/a"}, {"/z"})
+
+
 def test_chained_moves_are_in_the_order_of_a_tree() -> None:
     first = [Move("/b", "/z", node_id("b"), True), Move("/g", "/g-b", node_id("g"), False)]
     second = [Move("/c", "/g/x", node_id("c"), True)]
