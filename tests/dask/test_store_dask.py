@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import dask
 import dask.array as da
 import numpy as np
@@ -20,19 +22,18 @@ def fork_of(session: icechunk.Session, name: str = "a") -> tuple[icechunk.ForkSe
     return fork, zarr.open_array(fork.store, path=name)
 
 
-@pytest.mark.parametrize("scheduler", ["threads", "synchronous", "processes"])
 def test_every_scheduler(repo: icechunk.Repository, session: icechunk.Session, scheduler: str) -> None:
     fork, target = fork_of(session)
-    result = store_dask(
-        sources=[da.from_array(values(), chunks=(3, 4))], targets=[target], scheduler=scheduler, num_workers=2
-    )
+    result = store_dask(sources=[da.from_array(values(), chunks=(3, 4))], targets=[target])
     assert result == fork
     session.merge(result)
     session.commit("values")
     np.testing.assert_array_equal(committed(repo), values())
 
 
-def test_several_arrays_and_regions(repo: icechunk.Repository, session: icechunk.Session) -> None:
+def test_several_arrays_and_regions(
+    repo: icechunk.Repository, session: icechunk.Session, elsewhere: dict[str, Any]
+) -> None:
     make(session, "b")
     make(session, "scalar", shape=(), chunks=())
     fork, a = fork_of(session)
@@ -43,8 +44,7 @@ def test_several_arrays_and_regions(repo: icechunk.Repository, session: icechunk
         targets=[a, a, b, scalar],
         regions=[(slice(6, 12),), (slice(0, 6), slice(4, 6)), None, None],
         split_every=2,
-        scheduler="processes",
-        num_workers=1,
+        **elsewhere,
     )
     session.merge(result)
     session.commit("values")
@@ -55,22 +55,22 @@ def test_several_arrays_and_regions(repo: icechunk.Repository, session: icechunk
     assert committed(repo, "scalar") == 1
 
 
-def test_written_chunks_are_visible_in_the_fork(session: icechunk.Session) -> None:
+def test_written_chunks_are_visible_in_the_fork(session: icechunk.Session, elsewhere: dict[str, Any]) -> None:
     _, target = fork_of(session)
-    store_dask(sources=[da.from_array(values(), chunks=(3, 6))], targets=[target], scheduler="processes", num_workers=1)
+    store_dask(sources=[da.from_array(values(), chunks=(3, 6))], targets=[target], **elsewhere)
     np.testing.assert_array_equal(target[...], values())
 
 
-def test_chunks_of_nothing_but_the_fill_value_are_deleted(repo: icechunk.Repository, session: icechunk.Session) -> None:
+def test_chunks_of_nothing_but_the_fill_value_are_deleted(
+    repo: icechunk.Repository, session: icechunk.Session, elsewhere: dict[str, Any]
+) -> None:
     zarr.open_array(session.store, path="a")[...] = 5
     session.commit("fives")
     session = repo.writable_session("main")
     _, target = fork_of(session)
     new = values()
     new[3:9] = -1
-    session.merge(
-        store_dask(sources=[da.from_array(new, chunks=(3, 6))], targets=[target], scheduler="processes", num_workers=1)
-    )
+    session.merge(store_dask(sources=[da.from_array(new, chunks=(3, 6))], targets=[target], **elsewhere))
     session.commit("less")
     np.testing.assert_array_equal(committed(repo), new)
     kept = repo.readonly_session("main")
@@ -78,14 +78,10 @@ def test_chunks_of_nothing_but_the_fill_value_are_deleted(repo: icechunk.Reposit
     assert kept.chunk_type("/a", [0, 0]) == icechunk.ChunkType.inline
 
 
-def test_shards(repo: icechunk.Repository, session: icechunk.Session) -> None:
+def test_shards(repo: icechunk.Repository, session: icechunk.Session, elsewhere: dict[str, Any]) -> None:
     make(session, "sharded", shards=(6, 6), compressors="auto")
     _, target = fork_of(session, "sharded")
-    session.merge(
-        store_dask(
-            sources=[da.from_array(values(), chunks=(6, 6))], targets=[target], scheduler="processes", num_workers=1
-        )
-    )
+    session.merge(store_dask(sources=[da.from_array(values(), chunks=(6, 6))], targets=[target], **elsewhere))
     session.commit("values")
     np.testing.assert_array_equal(committed(repo, "sharded"), values())
     _, target = fork_of(repo.writable_session("main"), "sharded")
@@ -110,7 +106,7 @@ def test_chunks_that_do_not_fit_may_be_insisted_on(session: icechunk.Session) ->
     np.testing.assert_array_equal(target[...], values())
 
 
-def test_a_task_that_fails_half_way_leaves_nothing(session: icechunk.Session) -> None:
+def test_a_task_that_fails_half_way_leaves_nothing(session: icechunk.Session, elsewhere: dict[str, Any]) -> None:
     fork, target = fork_of(session)
 
     def fail(block: np.ndarray, block_id: tuple[int, ...] = ()) -> np.ndarray:
@@ -120,7 +116,7 @@ def test_a_task_that_fails_half_way_leaves_nothing(session: icechunk.Session) ->
 
     source = da.from_array(values(), chunks=(3, 6)).map_blocks(fail, dtype="f8", meta=np.empty((0, 0)))
     with pytest.raises(RuntimeError, match="no luck"):
-        store_dask(sources=[source], targets=[target], scheduler="processes", num_workers=1)
+        store_dask(sources=[source], targets=[target], **elsewhere)
     assert not fork.has_uncommitted_changes
 
 

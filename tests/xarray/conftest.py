@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
+import dask
 import numpy as np
 import pytest
 import xarray as xr
@@ -20,6 +25,27 @@ def repo(tmp_path: Path) -> icechunk.Repository:
 @pytest.fixture
 def session(repo: icechunk.Repository) -> icechunk.Session:
     return repo.writable_session("main")
+
+
+@pytest.fixture(scope="session")
+def pool() -> Iterator[ProcessPoolExecutor]:
+    """One worker process for all tests, since starting one takes longer than any of them."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        yield pool
+
+
+@pytest.fixture(params=["threads", "synchronous", "processes"])
+def scheduler(request: pytest.FixtureRequest, pool: ProcessPoolExecutor) -> Iterator[str]:
+    """Each scheduler of dask in turn is the one in use."""
+    options = {"pool": pool} if request.param == "processes" else {}
+    with dask.config.set(scheduler=request.param, **options):
+        yield request.param
+
+
+@pytest.fixture
+def elsewhere(pool: ProcessPoolExecutor) -> dict[str, Any]:
+    """Options that make dask compute in another process."""
+    return {"scheduler": "processes", "pool": pool}
 
 
 def air(start: int = 0, stop: int = 12) -> xr.Dataset:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dask
 import numpy as np
 import pytest
 import xarray as xr
@@ -35,11 +34,9 @@ def back(repo: icechunk.Repository, group: str | None = None) -> xr.DataTree:
     return tree.load()
 
 
-@pytest.mark.parametrize("scheduler", ["memory", "threads", "processes"])
-def test_writes_every_node(repo: icechunk.Repository, session: icechunk.Session, scheduler: str) -> None:
-    tree = forest() if scheduler == "memory" else forest().chunk(time=4)
-    with dask.config.set(scheduler=None if scheduler == "memory" else scheduler, num_workers=1):
-        to_icechunk(tree, session)
+@pytest.mark.parametrize("chunked", [False, True], ids=["memory", "dask"])
+def test_writes_every_node(repo: icechunk.Repository, session: icechunk.Session, scheduler: str, chunked: bool) -> None:
+    to_icechunk(forest().chunk(time=4) if chunked else forest(), session)
     session.commit("tree")
     xr.testing.assert_identical(back(repo), forest())
     assert "lat" not in zarr.open_group(repo.readonly_session("main").store, path="model/run", mode="r")

@@ -15,8 +15,6 @@ from icechunk.xarray import LazyArrayWriter, is_dask_collection, to_icechunk
 
 from .conftest import air, back, reopened
 
-SCHEDULERS = ["threads", "synchronous", "processes"]
-
 
 def test_values_in_memory(repo: icechunk.Repository, session: icechunk.Session) -> None:
     to_icechunk(air(), session)
@@ -36,19 +34,16 @@ def test_says_the_same_as_to_zarr(repo: icechunk.Repository, session: icechunk.S
     assert encoding["t"]["_FillValue"] == -1, "what the caller passed is not touched"
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_dask(repo: icechunk.Repository, session: icechunk.Session, scheduler: str) -> None:
-    with dask.config.set(scheduler=scheduler, num_workers=2):
-        to_icechunk(air().chunk(time=5, lat=2), session)
-        assert session.has_uncommitted_changes
-        session.commit("air")
+    to_icechunk(air().chunk(time=5, lat=2), session)
+    assert session.has_uncommitted_changes
+    session.commit("air")
     xr.testing.assert_identical(back(repo), air())
     assert zarr.open_array(repo.readonly_session("main").store, path="t", mode="r").chunks == (5, 2, 5)
 
 
-def test_options_for_dask(repo: icechunk.Repository, session: icechunk.Session) -> None:
-    options = {"scheduler": "processes", "num_workers": 1}
-    to_icechunk(air().chunk(time=4), session, chunkmanager_store_kwargs=options, split_every=2)
+def test_options_for_dask(repo: icechunk.Repository, session: icechunk.Session, elsewhere: dict[str, Any]) -> None:
+    to_icechunk(air().chunk(time=4), session, chunkmanager_store_kwargs=elsewhere, split_every=2)
     session.commit("air")
     xr.testing.assert_identical(back(repo), air())
 
@@ -61,18 +56,16 @@ def test_in_memory_storage_with_threads() -> None:
     xr.testing.assert_identical(back(repo), air())
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_dask_on_top_of_changes(repo: icechunk.Repository, session: icechunk.Session, scheduler: str) -> None:
     to_icechunk(air(0, 6).chunk(time=3), session)
-    with dask.config.set(scheduler=scheduler, num_workers=1):
-        to_icechunk(air(6, 12).chunk(time=3), session, append_dim="time")
+    to_icechunk(air(6, 12).chunk(time=3), session, append_dim="time")
     session.commit("air")
     xr.testing.assert_identical(back(repo), air())
 
 
-def test_into_a_fork(repo: icechunk.Repository, session: icechunk.Session) -> None:
+def test_into_a_fork(repo: icechunk.Repository, session: icechunk.Session, elsewhere: dict[str, Any]) -> None:
     fork = session.fork()
-    to_icechunk(air().chunk(time=4), fork, chunkmanager_store_kwargs={"scheduler": "processes", "num_workers": 1})
+    to_icechunk(air().chunk(time=4), fork, chunkmanager_store_kwargs=elsewhere)
     session.merge(fork)
     session.commit("air")
     xr.testing.assert_identical(back(repo), air())
@@ -180,19 +173,18 @@ def test_align_chunks(repo: icechunk.Repository, session: icechunk.Session) -> N
     xr.testing.assert_identical(back(repo), air())
 
 
-@pytest.mark.parametrize("scheduler", ["memory", *SCHEDULERS])
-def test_write_empty_chunks(repo: icechunk.Repository, session: icechunk.Session, scheduler: str) -> None:
-    empty = xr.Dataset({"v": ("x", np.full(6, np.nan)), "n": ("x", np.zeros(6, "i4"))})
-    given = empty if scheduler == "memory" else empty.chunk(x=2)
-    with dask.config.set(scheduler=None if scheduler == "memory" else scheduler, num_workers=1):
-        to_icechunk(given, session, group="lean")
-        to_icechunk(given, session, group="full", write_empty_chunks=True)
-    session.commit("empty")
+@pytest.mark.parametrize("chunks", [None, {"x": 2}], ids=["memory", "dask"])
+def test_write_empty_chunks(
+    repo: icechunk.Repository, session: icechunk.Session, scheduler: str, chunks: dict[str, int] | None
+) -> None:
+    zeros = xr.Dataset({"n": ("x", np.zeros(6, "i4"))})
+    for group, choice in (("lean", None), ("full", True)):
+        to_icechunk(zeros.chunk(chunks) if chunks else zeros, session, group=group, write_empty_chunks=choice)
+    session.commit("zeros")
     reader = repo.readonly_session("main")
-    for name in ("v", "n"):
-        assert reader.chunk_type(f"/lean/{name}", [0]) == icechunk.ChunkType.uninitialized
-        assert reader.chunk_type(f"/full/{name}", [0]) == icechunk.ChunkType.inline
-    xr.testing.assert_identical(back(repo, "full"), empty)
+    assert reader.chunk_type("/lean/n", [0]) == icechunk.ChunkType.uninitialized
+    assert reader.chunk_type("/full/n", [0]) == icechunk.ChunkType.inline
+    xr.testing.assert_identical(back(repo, "full"), zeros)
 
 
 def test_dimensions_without_length(repo: icechunk.Repository, session: icechunk.Session) -> None:
