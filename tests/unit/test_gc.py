@@ -151,8 +151,9 @@ async def test_what_a_young_snapshot_needs_stays_with_it(kit: Kit) -> None:
         assert (await refs.snapshot_record(young.id)).pruned == (old,)
 
 
-async def test_a_snapshot_that_is_only_a_file_survives_whole(kit: Kit) -> None:
-    """As the forks of a session write them: nobody registered it, but it is young."""
+async def test_where_files_are_all_there_is_a_young_one_survives_whole(kit_of: Any) -> None:
+    """As `flush` writes them: no ref reaches it, but it can be opened by its id."""
+    kit = await kit_of(1).create()
     shared = Native(kit.new_id(), 10)
     old = await kit.commit("main", "old", {(0,): shared})
     base = await kit.refs.snapshot_record(old)

@@ -78,9 +78,20 @@ async def test_creating_wants_a_clean_place(kit: Kit, spec: int) -> None:
     with pytest.raises(InvalidInputError):
         await create_refs(kit.context(), spec, check_clean_root=False)
     await kit.memory.delete(["repo", "refs/branch.main/ref.json"])
+    await kit.memory.put("chunks/left.over", b"x")
     with pytest.raises(InvalidInputError):
         await create_refs(kit.context(), spec)
     assert (await create_refs(kit.context(), spec, check_clean_root=False)).spec == spec
+
+
+@pytest.mark.parametrize("spec", [1, 2])
+async def test_a_creation_that_was_cut_off_is_completed_by_the_next(kit: Kit, spec: int) -> None:
+    await kit.memory.delete(["repo", "refs/branch.main/ref.json"])
+    if spec == kit.spec:
+        assert await (await create_refs(kit.context(), spec)).branch_tip("main") == ROOT
+    else:
+        with pytest.raises(InvalidInputError):
+            await create_refs(kit.context(), spec)
 
 
 async def test_the_newer_format_wins_where_both_are(kit_of: Any) -> None:

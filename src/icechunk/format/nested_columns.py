@@ -17,10 +17,28 @@ _SHARED = 16
 
 def read_names(doc: Document, targets: Positions, where: str, *, shared: bool = False) -> list[str]:
     """The strings at `targets`, in order; each has a place of its own unless they may be `shared`."""
-    total = int(vector_counts(doc, targets, 1, where).sum())
+    lengths = vector_counts(doc, targets, 1, where)
+    total = int(lengths.sum())
     if total > (_SHARED * doc.size if shared else doc.size):
         raise doc.fail(where, "the strings overlap each other")
-    return texts(doc, targets, where)
+    width = int(lengths.max(initial=0))
+    span = int(targets.max(initial=0)) - int(targets.min(initial=0))
+    if width * len(targets) > min(4 * total + 4096, span) or not width or width > doc.size:
+        return texts(doc, targets, where)
+    return _scattered(doc, targets + 4, lengths, width, where)
+
+
+def _scattered(doc: Document, starts: Positions, lengths: Positions, width: int, where: str) -> list[str]:
+    """Strings far from each other. Windows as wide as the longest of them are brought together, then cut."""
+    windows = np.ndarray((doc.size - width + 1,), f"V{width}", doc.buf, strides=(1,))
+    begin = np.minimum(starts, doc.size - width)
+    whole = str(windows[begin].tobytes(), "latin-1")
+    cuts = np.arange(0, width * len(starts), width) + (starts - begin)
+    found = [whole[start:end] for start, end in zip(cuts.tolist(), (cuts + lengths).tolist(), strict=True)]
+    try:
+        return [text if text.isascii() else text.encode("latin-1").decode() for text in found]
+    except UnicodeDecodeError as error:
+        raise doc.fail(where, f"is no UTF-8 text ({error})") from None
 
 
 def element_slots(doc: Document, targets: Positions, counts: Positions, where: str) -> Positions:

@@ -37,6 +37,9 @@ __all__ = [
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
+_MANY = 256
+"""Rows from which on reading all paths at once is faster than those of the rows."""
+
 
 class Snapshot:
     """One snapshot file, read where it is looked at.
@@ -102,15 +105,15 @@ class Snapshot:
 
     def find_id(self, node_id: bytes) -> Node | None:
         """The node of this id."""
-        rows = np.flatnonzero(self.table.ids().view("<u8").reshape(-1) == np.frombuffer(node_id, "<u8"))
-        return self.table.node(int(rows[0])) if len(rows) else None
+        rows = self.table.rows_of_ids([node_id])
+        return self.table.node(rows[0]) if rows else None
 
     def paths_by_id(self, node_ids: Collection[bytes]) -> dict[bytes, str]:
         """The paths of those nodes that are here."""
-        ids = self.table.ids().view("<u8").reshape(-1)
-        wanted = np.frombuffer(b"".join(node_ids), "<u8")
-        rows = np.flatnonzero(np.isin(ids, wanted)).tolist() if len(wanted) else []
-        return {int(ids[row]).to_bytes(8, "little"): self.paths()[row] for row in rows}
+        rows = self.table.rows_of_ids(node_ids)
+        if len(rows) > _MANY:
+            self.paths()
+        return {self.table.id(row): self.table.path(row) for row in rows}
 
     def is_array(self, path: str) -> bool:
         """Whether there is an array at this path."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
@@ -20,15 +20,25 @@ import zstandard
 
 from icechunk.errors import ErrorKind, FormatError
 from icechunk.flatbuf.columns import Positions, TableColumns, element_positions, vector_counts
-from icechunk.flatbuf.reader import Document, TableView, VectorView, read_bytes
+from icechunk.flatbuf.reader import Document, TableView, VectorView
 from icechunk.format.nested_columns import nested_tables, read_names
-from icechunk.format.schemas import ARRAY_NODE, MANIFEST_REF, NODE_ARRAY, NODE_SNAPSHOT
+from icechunk.format.schemas import (
+    ARRAY_NODE,
+    DIMENSION_NAME,
+    DIMENSION_SHAPE_V2,
+    MANIFEST_REF,
+    NODE_ARRAY,
+    NODE_GROUP,
+    NODE_SNAPSHOT,
+)
 from icechunk.format.segments import SegmentedPayload
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 Extents: TypeAlias = tuple[tuple[int, int], ...]
 
+_I32 = struct.Struct("<i").unpack_from
 _U32 = struct.Struct("<I").unpack_from
+_U64 = struct.Struct("<Q").unpack_from
 _PATH = NODE_SNAPSHOT.fields["path"].slot
 _KIND = NODE_SNAPSHOT.fields["node_data"].slot
 _FEW = 256
@@ -103,6 +113,9 @@ class NodeTable:
         self.doc = doc
         self.vector = vector
         self._count = len(vector)
+        self._last = doc.size - 4  # where the last number of four bytes can begin
+        self._path_distances: dict[int, int] = {}
+        self._ids: npt.NDArray[np.uint64] | None = None
         self._columns: TableColumns | None = None
         self._paths: list[str] | None = None
 
@@ -112,17 +125,30 @@ class NodeTable:
     # ---- one row
 
     def path_bytes(self, row: int) -> bytes:
-        """The path of a row as it is stored."""
-        doc = self.doc
-        pos = self._position(row)
-        at = pos + doc.layout(NODE_SNAPSHOT, pos)[_PATH]
-        return bytes(read_bytes(doc, at + _U32(doc.buf, at)[0], "NodeSnapshot.path"))
+        """The path of a row as it is stored. This is every step of a search, so it is written out."""
+        doc, buf = self.doc, self.doc.buf
+        slot = self.vector.start + 4 * row
+        pos = slot + _U32(buf, slot)[0]
+        if doc.payload is not None:
+            doc.need(pos, pos + 1)
+        if pos > self._last:
+            raise doc.fail("NodeSnapshot", f"lies at {pos}, outside of the {doc.size} bytes")
+        vtable = pos - _I32(buf, pos)[0]
+        distance = self._path_distances.get(vtable)
+        if distance is None:
+            distance = self._path_distances[vtable] = doc.layout(NODE_SNAPSHOT, pos)[_PATH]
+        at = pos + distance
+        target = at + _U32(buf, at)[0] if at <= self._last else at
+        end = target + 4 + _U32(buf, target)[0] if target <= self._last else doc.size + 1
+        if end > doc.size:
+            raise doc.fail("NodeSnapshot.path", "reaches past the end")
+        return bytes(buf[target + 4 : end])
 
     def path(self, row: int) -> str:
         """The path of a row."""
         if self._paths is not None:
             return self._paths[row]
-        return self._text(self.path_bytes(row))
+        return self._text(self.path_bytes(row), "NodeSnapshot.path")
 
     def is_array(self, row: int) -> bool:
         """Whether the row is an array."""
@@ -131,20 +157,28 @@ class NodeTable:
 
     def node(self, row: int) -> Node:
         """The node of a row."""
-        doc = self.doc
-        view = TableView(doc, NODE_SNAPSHOT, self._position(row))
-        code, data = view["node_data"]
-        metadata = self._metadata(view.position("user_data"))
-        if code != NODE_ARRAY:
-            return Node(view["id"], view["path"], False, metadata)
+        doc, buf = self.doc, self.doc.buf
+        pos = self._position(row)
+        id_at, path_at, metadata_at, kind_at, data_at, *_ = doc.layout(NODE_SNAPSHOT, pos)
+        node_id = bytes(buf[pos + id_at : pos + id_at + 8])
+        path = self._text(self._bytes(pos + path_at, "NodeSnapshot.path"), "NodeSnapshot.path")
+        metadata = self._metadata(pos + metadata_at)
+        code = buf[pos + kind_at]
+        if code == NODE_GROUP:
+            return Node(node_id, path, False, metadata)
+        if code != NODE_ARRAY or not data_at:
+            raise doc.fail("NodeSnapshot.node_data", f"unknown type code {code}")
+        at = pos + data_at
+        data = at + _U32(buf, at)[0]
+        shape_at, names_at, manifests_at, shape_v2_at, _ = doc.layout(ARRAY_NODE, data)
         return Node(
-            view["id"],
-            view["path"],
+            node_id,
+            path,
             True,
             metadata,
-            self._shape(data),
-            None if data["dimension_names"] is None else tuple(item["name"] for item in data["dimension_names"]),
-            self._manifests(data["manifests"]),
+            self._shape(data + shape_v2_at) if shape_v2_at else self._regular_shape(data + shape_at),
+            self._names(data + names_at) if names_at else None,
+            self._manifests(data + manifests_at),
         )
 
     def extra(self, row: int) -> bytes | None:
@@ -161,16 +195,44 @@ class NodeTable:
 
     def _metadata(self, at: int) -> bytes:
         doc = self.doc
-        target = at + _U32(doc.buf, at)[0]
-        doc.need(target, target + 4)
-        if doc.payload is not None and target <= doc.size - 4:
-            doc.need(target, target + 4 + _U32(doc.buf, target)[0])
-        return bytes(read_bytes(doc, target, "NodeSnapshot.user_data"))
+        if doc.payload is not None:
+            target = at + _U32(doc.buf, at)[0]
+            doc.need(target, target + 4)
+            if target <= self._last:
+                doc.need(target, target + 4 + _U32(doc.buf, target)[0])
+        return self._bytes(at, "NodeSnapshot.user_data")
 
-    def _shape(self, data: TableView) -> tuple[DimensionShape, ...]:
-        if data["shape_v2"] is not None:
-            return tuple(DimensionShape(item["array_length"], item["num_chunks"]) for item in data["shape_v2"])
-        numbers = struct.unpack(f"<{2 * len(data['shape'])}Q", data["shape"].raw)
+    def _vector(self, at: int, width: int, where: str) -> tuple[int, int]:
+        """Where the elements of the vector begin to which the offset at `at` leads, and how many there are."""
+        doc = self.doc
+        target = at + _U32(doc.buf, at)[0]
+        count: int = _U32(doc.buf, target)[0] if target <= self._last else doc.size
+        if target + 4 + count * width > doc.size:
+            raise doc.fail(where, f"its elements from {target} on reach past the end")
+        return target + 4, count
+
+    def _tables(self, at: int, where: str) -> list[int]:
+        """Where the tables of a vector lie."""
+        start, count = self._vector(at, 4, where)
+        offsets = struct.unpack_from(f"<{count}I", self.doc.buf, start)
+        return [start + 4 * place + offset for place, offset in enumerate(offsets)]
+
+    def _bytes(self, at: int, where: str) -> bytes:
+        start, count = self._vector(at, 1, where)
+        return bytes(self.doc.buf[start : start + count])
+
+    def _shape(self, at: int) -> tuple[DimensionShape, ...]:
+        doc, buf = self.doc, self.doc.buf
+        found = []
+        for pos in self._tables(at, "ArrayNodeData.shape_v2"):
+            length_at, chunks_at, _ = doc.layout(DIMENSION_SHAPE_V2, pos)
+            length = _U64(buf, pos + length_at)[0] if length_at else 0
+            found.append(DimensionShape(length, _U32(buf, pos + chunks_at)[0] if chunks_at else 0))
+        return tuple(found)
+
+    def _regular_shape(self, at: int) -> tuple[DimensionShape, ...]:
+        start, count = self._vector(at, 16, "ArrayNodeData.shape")
+        numbers = struct.unpack_from(f"<{2 * count}Q", self.doc.buf, start)
         return tuple(self._regular(*pair) for pair in zip(numbers[::2], numbers[1::2], strict=True))
 
     def _regular(self, length: int, chunk_length: int) -> DimensionShape:
@@ -181,19 +243,30 @@ class NodeTable:
             )
         return DimensionShape(length, -(-length // chunk_length) if chunk_length else 0, chunk_length)
 
-    def _manifests(self, vector: VectorView) -> tuple[ManifestRef, ...]:
-        found = []
-        for item in vector:
-            extents = item["extents"]
-            numbers = struct.unpack(f"<{2 * len(extents)}I", extents.raw)
-            found.append(ManifestRef(item["object_id"], tuple(zip(numbers[::2], numbers[1::2], strict=True))))
+    def _names(self, at: int) -> tuple[str | None, ...]:
+        where = "DimensionName.name"
+        found: list[str | None] = []
+        for pos in self._tables(at, "ArrayNodeData.dimension_names"):
+            name_at, _ = self.doc.layout(DIMENSION_NAME, pos)
+            found.append(self._text(self._bytes(pos + name_at, where), where) if name_at else None)
         return tuple(found)
 
-    def _text(self, raw: bytes) -> str:
+    def _manifests(self, at: int) -> tuple[ManifestRef, ...]:
+        doc, buf = self.doc, self.doc.buf
+        found = []
+        for pos in self._tables(at, "ArrayNodeData.manifests"):
+            id_at, extents_at, _ = doc.layout(MANIFEST_REF, pos)
+            start, count = self._vector(pos + extents_at, 8, "ManifestRef.extents")
+            numbers = struct.unpack_from(f"<{2 * count}I", buf, start)
+            extents = tuple(zip(numbers[::2], numbers[1::2], strict=True))
+            found.append(ManifestRef(bytes(buf[pos + id_at : pos + id_at + 12]), extents))
+        return tuple(found)
+
+    def _text(self, raw: bytes, where: str) -> str:
         try:
             return raw.decode()
         except UnicodeDecodeError as error:
-            raise self.doc.fail("NodeSnapshot.path", f"is no UTF-8 text ({error})") from None
+            raise self.doc.fail(where, f"is no UTF-8 text ({error})") from None
 
     # ---- rows of a path; text sorts as its UTF-8 bytes do
 
@@ -235,9 +308,18 @@ class NodeTable:
             self._paths = read_names(self.doc, self.columns().targets("path"), "NodeSnapshot.path")
         return self._paths
 
-    def ids(self) -> npt.NDArray[np.uint8]:
-        """The ids of all rows, 8 bytes each."""
-        return self.columns().struct("id")
+    def rows_of_ids(self, node_ids: Collection[bytes]) -> list[int]:
+        """The rows that have one of these ids, in order."""
+        if self._ids is None:
+            self._ids = self.columns().struct("id").view("<u8").reshape(-1)
+        wanted = np.frombuffer(b"".join(node_ids), "<u8")
+        found = self._ids == wanted[0] if len(wanted) == 1 else np.isin(self._ids, wanted)
+        rows: list[int] = np.flatnonzero(found).tolist()
+        return rows
+
+    def id(self, row: int) -> bytes:
+        """The id of a row."""
+        return TableView(self.doc, NODE_SNAPSHOT, self._position(row))["id"]  # type: ignore[no-any-return]
 
     def arrays(self) -> npt.NDArray[np.intp]:
         """The rows that are arrays."""

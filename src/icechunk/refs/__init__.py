@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from icechunk._driver import gather
 from icechunk.config import to_stored
 from icechunk.errors import PreconditionFailedError
-from icechunk.format.ids import INITIAL_SNAPSHOT_ID
+from icechunk.format.ids import INITIAL_SNAPSHOT_ID, format_id
 from icechunk.format.repo_info import RepoInfo, SnapshotRecord
 from icechunk.format.snapshot import Snapshot, encode_initial_snapshot
 from icechunk.format.transaction_log import TransactionLog
@@ -97,48 +97,69 @@ async def find_spec(storage: Storage) -> int | None:
     return 2 if newer else 1 if older else None
 
 
+_FIRST_SNAPSHOT = f"snapshots/{format_id(INITIAL_SNAPSHOT_ID)}"
+_FIRST_LOG = f"transactions/{format_id(INITIAL_SNAPSHOT_ID)}"
+
+
 async def create_refs(
     context: Context, spec: int, *, config: RepositoryConfig | None = None, check_clean_root: bool = True
 ) -> RefStore:
     """Create a repository: an empty first snapshot, and `main` at it. `config` is stored unless None.
 
-    Raises `InvalidInputError` when something is there already; of several that create at once, one succeeds.
+    Raises `InvalidInputError` when something is there already; of several that create at once, one succeeds. The first
+    files of a creation that is under way, or was cut off, do not count as something: it can be completed by anybody.
     """
     require_writable_storage(context.storage)
-    if check_clean_root:
-        clean = await context.storage.is_empty()
-    else:
-        clean = await find_spec(context.storage) is None
-    if not clean:
+    if not (await _is_clean(context.storage) if check_clean_root else await find_spec(context.storage) is None):
         raise not_clean()
-    at = context.now()
-    data = encode_initial_snapshot(spec, at)
     try:
-        return await (_create_repo_file if spec == 2 else _create_ref_files)(context, data, at, config)
+        snapshot = await _claim(context, spec, replace=not check_clean_root)
+        return await (_create_repo_file if spec == 2 else _create_ref_files)(context, snapshot, config)
     except PreconditionFailedError as error:
         raise not_clean() from error
 
 
-async def _create_ref_files(context: Context, data: bytes, at: int, config: RepositoryConfig | None) -> RefStore:
+async def _is_clean(storage: Storage) -> bool:
+    """Whether nothing stands there but what a creation writes first."""
+    async for batch in storage.list():
+        if any(info.path not in (_FIRST_SNAPSHOT, _FIRST_LOG) for info in batch):
+            return False
+    return True
+
+
+async def _claim(context: Context, spec: int, *, replace: bool) -> Snapshot:
+    """The first snapshot: ours, unless somebody who creates the same repository wrote it before us.
+
+    What stands in its place and is none is an obstacle, or is replaced.
+    """
+    data = encode_initial_snapshot(spec, context.now())
+    try:
+        await put_surely(context.storage, _FIRST_SNAPSHOT, data, ABSENT)
+    except PreconditionFailedError:
+        standing, _ = await context.storage.get(_FIRST_SNAPSHOT)
+        snapshot = Snapshot.decode(standing, _FIRST_SNAPSHOT)
+        if snapshot.spec == spec and not len(snapshot):
+            return snapshot
+        if not replace:
+            raise
+        await context.files.write_snapshot(INITIAL_SNAPSHOT_ID, data, spec)
+    return Snapshot.decode(data, _FIRST_SNAPSHOT)
+
+
+async def _create_ref_files(context: Context, snapshot: Snapshot, config: RepositoryConfig | None) -> RefStore:
     refs = RefFiles(context)
     refs.config_was(None)
-    await context.files.write_snapshot(INITIAL_SNAPSHOT_ID, data, 1)
-    await put_surely(context.storage, branch_path(MAIN), encode_ref(INITIAL_SNAPSHOT_ID), ABSENT, "application/json")
+    await put_surely(context.storage, branch_path(MAIN), encode_ref(snapshot.id), ABSENT, "application/json")
     if config is not None:
         await refs.save_config(config)
     return refs
 
 
-async def _create_repo_file(context: Context, data: bytes, at: int, config: RepositoryConfig | None) -> RefStore:
-    snapshot = Snapshot.decode(data, "initial snapshot")
-    log = TransactionLog(INITIAL_SNAPSHOT_ID).encode(2, context.level)
-    await gather(
-        context.files.write_snapshot(INITIAL_SNAPSHOT_ID, data, 2),
-        context.files.write_transaction_log(INITIAL_SNAPSHOT_ID, log, 2),
-        limit=context.width,
-    )
+async def _create_repo_file(context: Context, snapshot: Snapshot, config: RepositoryConfig | None) -> RefStore:
+    log = TransactionLog(snapshot.id).encode(2, context.level)
+    await context.files.write_transaction_log(snapshot.id, log, 2)
     record = SnapshotRecord(snapshot.id, None, snapshot.flushed_at, snapshot.message, snapshot.metadata)
-    info = RepoInfo.initial(record, at)
+    info = RepoInfo.initial(record, snapshot.flushed_at)
     if config is not None:
         info = info.with_config(to_stored(config))
     encoded = info.encode(context.level)

@@ -338,7 +338,7 @@ class RepoFile(RefStore):
 
     async def ensure_writable(self, doing: str) -> None:
         require_writable_storage(self.storage)
-        _require_online(await self.info(), doing)
+        _require_online(await self.info(revalidate=False), doing)
 
     async def load_config(self) -> RepositoryConfig | None:
         stored = (await self.info(revalidate=False)).config
