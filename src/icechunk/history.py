@@ -73,8 +73,9 @@ def _union_chunks(logs: Iterable[Mapping[bytes, npt.NDArray[np.uint32]]]) -> dic
 def union_coords(parts: Sequence[npt.NDArray[np.uint32]]) -> npt.NDArray[np.uint32]:
     """All coordinates of the parts, sorted, each once.
 
-    An array can have changed its rank in between; then those of the last rank count.
+    An array can have changed its rank in between; then those of the last rank count. A part without rows has no say.
     """
+    parts = [part for part in parts if len(part)] or parts[-1:]
     ndim = parts[-1].shape[1]
     same = [part for part in parts if part.shape[1] == ndim]
     coords = same[0] if len(same) == 1 else np.concatenate(same)

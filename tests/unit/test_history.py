@@ -117,6 +117,12 @@ def test_an_array_may_change_its_rank() -> None:
     assert union_coords([np.zeros((1, 0), np.uint32), np.zeros((1, 0), np.uint32)]).shape == (1, 0)
 
 
+def test_an_array_listed_without_chunks_says_nothing_of_its_rank() -> None:
+    nothing = np.zeros((0, 0), np.uint32)  # 1.x logs this when a session writes chunks and then cuts them off
+    assert union_coords([coords((0, 1)), nothing]).tolist() == [[0, 1]]
+    assert union_coords([nothing]).tolist() == []
+
+
 # --- in a session -----------------------------------------------------------------------------------------------------
 
 
