@@ -203,7 +203,7 @@ def read_update(view: TableView) -> Update:
     kind, names = _KINDS[code]
     found: UpdateKind
     if kind is FeatureFlagChanged:
-        found = FeatureFlagChanged(table["id"], table["new_value"] if table["is_set"] else None)
+        found = FeatureFlagChanged(table["id"], bool(table["new_value"]) if table["is_set"] else None)
     elif kind is RepoStatusChanged:
         found = RepoStatusChanged(read_status(table["status"]))
     else:

@@ -1,7 +1,7 @@
 """Collection: deleting the files that nothing needs.
 
 1. List what there is. What is written from now on is no candidate, however the clocks stand.
-2. Find what is kept: all that refs reach, and all that snapshot files which are too young to be deleted need. A snapshot
+2. Find what is kept: all that refs reach, and all that other snapshots need which are too young to be deleted. A snapshot
    that survives survives whole.
 3. Forget the snapshots that go, where the format keeps a register of them. If somebody made one of them reachable
    meanwhile, or published new ones, look again first.
@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from icechunk._driver import concurrent_map, gather, pause
-from icechunk.errors import ErrorKind, IcechunkError, StorageError
+from icechunk.errors import ErrorKind, StorageError
 from icechunk.format.repo_info import SnapshotRecord
 from icechunk.info import GCSummary
 from icechunk.ops.id_set import Ids, IdSet, as_ids, format_names, parse_names
@@ -258,11 +258,6 @@ class _Keeper:
 
     async def _read(self) -> None:
         await self._survey.read_snapshots(self._wanted())
-        for snapshot_id in self._young - self._history.records.keys():
-            try:
-                await self._survey.read_snapshots([snapshot_id])
-            except IcechunkError:
-                continue  # no ref leads to it, so it may well be broken
         await self._survey.read_manifests(lambda table: self._chunks.add(table.native_ids()))
 
     def _kept(self) -> dict[str, IdSet]:
