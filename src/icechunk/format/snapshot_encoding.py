@@ -58,6 +58,7 @@ INITIAL_METADATA: dict[str, Any] = {"__icechunk": {"is_root": True}}
 
 _ALIGN = 8
 _MANY = 64
+_LARGE = 1 << 20
 _NO_VTABLES = 0xFFFFFFFF
 _LANDMARK = struct.Struct("<4sIII")
 _LANDMARK_MAGIC = b"ICPY"
@@ -155,8 +156,7 @@ class _Plan:
         """The file, under a root table with these fields."""
         if not self.segmented:
             out = self._head(head, spec, 0)
-            whole = b"".join([out, *self.parts]) if self.parts else out
-            return seal(whole, FileType.SNAPSHOT, spec=spec, level=level)
+            return seal(_joined([out, *self.parts]), FileType.SNAPSHOT, spec=spec, level=level)
         out = self._head(head, spec, GAP if self.parts else 0)
         ends = [len(out)]
         for part in self.parts:
@@ -193,6 +193,19 @@ class _Plan:
                 slots = start + 4 * np.arange(len(positions))
                 np.ndarray((len(positions),), "<u4", out, start)[:] = body + positions - slots
         return out
+
+
+def _joined(parts: list[Buffer]) -> Buffer:
+    """All parts in one buffer; a large one comes from numpy, whose memory lies on large pages."""
+    size = sum(map(len, parts))
+    if size < _LARGE:
+        return b"".join(parts)
+    whole = np.empty(size, np.uint8)
+    at = 0
+    for part in parts:
+        whole[at : at + len(part)] = np.frombuffer(part, np.uint8)
+        at += len(part)
+    return whole.data
 
 
 # ---- from scratch

@@ -41,6 +41,9 @@ _U32 = struct.Struct("<I").unpack_from
 _U64 = struct.Struct("<Q").unpack_from
 _PATH = NODE_SNAPSHOT.fields["path"].slot
 _KIND = NODE_SNAPSHOT.fields["node_data"].slot
+_PAGE = 14
+"""Log of the size of the pages of which it is noted whether they are decompressed."""
+
 _FEW = 256
 """Rows up to which paths are decoded one by one rather than all of the snapshot by column."""
 
@@ -83,19 +86,29 @@ class Node:
 class SnapshotDocument(Document):
     """The bytes of a snapshot, possibly in segments that are decompressed when they are needed."""
 
-    __slots__ = ("payload",)
+    __slots__ = ("_valid", "payload")
 
     def __init__(self, payload: Buffer | SegmentedPayload, file: str) -> None:
         self.payload = payload if isinstance(payload, SegmentedPayload) else None
         super().__init__(payload.buf if isinstance(payload, SegmentedPayload) else payload, file)
+        self._valid = bytearray(0 if self.payload is None else (self.size >> _PAGE) + 1)
 
     def need(self, start: int, stop: int) -> None:
         """Make these bytes valid before they are read."""
-        if self.payload is not None:
-            try:
-                self.payload.need(start, stop)
-            except zstandard.ZstdError as error:
-                raise self.fail("Snapshot", f"cannot be decompressed: {error}") from None
+        payload = self.payload
+        if payload is None:
+            return
+        page = start >> _PAGE
+        if page == stop - 1 >> _PAGE and page < len(self._valid) and self._valid[page]:
+            return
+        try:
+            payload.need(start, stop)
+        except zstandard.ZstdError as error:
+            raise self.fail("Snapshot", f"cannot be decompressed: {error}") from None
+        # remember the pages that lie in this segment from end to end
+        number = max(bisect_right(payload.bounds, (start, self.size)) - 1, 0)
+        first, last = (payload.bounds[number][0] - 1 >> _PAGE) + 1, payload.bounds[number][1] >> _PAGE
+        self._valid[first:last] = b"\1" * max(last - first, 0)
 
     def need_at(self, positions: Positions) -> None:
         """Make the segments valid in which these positions lie."""
