@@ -50,7 +50,9 @@ def _translated(found: re.Match[str]) -> str:
     if found["code"]:
         return re.escape(chr(int(found["code"], 16)))
     if found["posix"]:
-        return _POSIX.get(found["posix"], found[0])
+        if found["posix"] not in _POSIX:
+            raise re.error(f"unknown class {found[0]}")
+        return _POSIX[found["posix"]]
     if found["group"]:
         return f"(?P<{found['group']}>"
     return r"\Z" if found[0] == r"\z" else found[0]

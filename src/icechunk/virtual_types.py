@@ -22,6 +22,10 @@ from icechunk.config.virtual import (
 from icechunk.display import masked_url, quoted
 
 
+_U32 = 1 << 32
+_U64 = 1 << 64
+
+
 class VirtualChunkSpec:
     """One virtual chunk.
 
@@ -54,16 +58,23 @@ class VirtualChunkSpec:
     ) -> None:
         if isinstance(index, str):
             raise TypeError("argument 'index': expected a sequence of integers, not 'str'")
-        self._values: tuple[Any, ...] = (
-            tuple(checks.integer(number, "index", bits=32) for number in index),
-            checks.text(location, "location"),
-            checks.integer(offset, "offset", bits=64),
-            checks.integer(length, "length", bits=64),
-            None if etag_checksum is None else checks.text(etag_checksum, "etag_checksum"),
-            None
-            if last_updated_at_checksum is None
-            else checks.moment(last_updated_at_checksum, "last_updated_at_checksum"),
-        )
+        coords = tuple(index)
+        # there may be millions of these, so what is right already goes through without a call
+        for number in coords:
+            if type(number) is not int or not 0 <= number < _U32:
+                coords = tuple(checks.integer(number, "index", bits=32) for number in coords)
+                break
+        if type(offset) is not int or not 0 <= offset < _U64:
+            offset = checks.integer(offset, "offset", bits=64)
+        if type(length) is not int or not 0 <= length < _U64:
+            length = checks.integer(length, "length", bits=64)
+        if type(location) is not str:
+            checks.text(location, "location")
+        if etag_checksum is not None:
+            checks.text(etag_checksum, "etag_checksum")
+        if last_updated_at_checksum is not None:
+            last_updated_at_checksum = checks.moment(last_updated_at_checksum, "last_updated_at_checksum")
+        self._values: tuple[Any, ...] = (coords, location, offset, length, etag_checksum, last_updated_at_checksum)
 
     @property
     def index(self) -> list[int]:

@@ -174,7 +174,6 @@ def test_prefixes_and_headers() -> None:
     ],
 )
 def test_what_storages_say_of_themselves(make: Any, facts: dict[str, str]) -> None:
-    pytest.importorskip("obstore")
     storage = make()
     described = storage.describe()
     assert {name: described.get(name) for name in facts} == facts
@@ -183,7 +182,6 @@ def test_what_storages_say_of_themselves(make: Any, facts: dict[str, str]) -> No
 
 
 def test_weak_consistency_only_reads() -> None:
-    pytest.importorskip("obstore")
     assert tigris_storage(bucket="b", prefix="p", use_weak_consistency=True).read_only
     assert not tigris_storage(bucket="b", prefix="p", region="iad").read_only
 
@@ -254,7 +252,6 @@ def test_bad_targets(url: str, message: str) -> None:
 
 
 def test_a_redirected_storage_is_the_one_it_points_to(server: str) -> None:
-    pytest.importorskip("obstore")
     assert storage_at("gs://bucket/pre").describe()["bucket"] == "bucket"
     storage = pickle.loads(pickle.dumps(redirect_storage(f"{server}/s3")))
     assert storage.describe() == {"type": "redirect", "url": f"{server}/s3"}

@@ -6,6 +6,7 @@ starts with a prefix may be referred to, and how to reach them; credentials are 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 from icechunk import checks
@@ -88,12 +89,12 @@ class S3Options(Settings):
             checksum_algorithm=checksum_algorithm,
         )
 
+    def _constructor_values(self) -> Iterator[tuple[str, Any]]:
+        for name, value in super()._constructor_values():
+            yield name, masked_url(value) if name == "endpoint_url" and value else value
+
     def _card(self) -> Card:
-        rows = [Row(name, self._values.get(name)) for name, _ in self._ordered()]
-        url = self.endpoint_url
-        return Card(
-            self._title, [row._replace(value=masked_url(url)) if row.value is url and url else row for row in rows]
-        )
+        return Card(self._title, [Row(name, value) for name, value in self._constructor_values()])
 
 
 class ObjectStoreConfig(Variants):
