@@ -32,8 +32,8 @@ from icechunk.errors import ErrorKind, StorageError
 from icechunk.storage import _aws_profile
 from icechunk.storage._object_errors import import_client
 
-Purpose = Literal["read", "write", "upload"]
-"""Reading and small writes must not stall; an upload may take as long as its bytes need."""
+Purpose = Literal["read", "write", "upload", "delete"]
+"""Reading and small writes must not stall; an upload may take as long as its bytes need; deletes are one by one."""
 
 _STALL_SECONDS = 60
 _UPLOAD_SECONDS = 600
@@ -144,6 +144,8 @@ class S3Place:
         )
         if options.allow_http or (options.endpoint_url is None and more["endpoint"].startswith("http://")):
             client_options["allow_http"] = True
+        if purpose == "delete":
+            more["disable_bulk_delete"] = True
         if options.requester_pays:
             more["request_payer"] = True
         if options.checksum_algorithm is not None:

@@ -239,8 +239,8 @@ class ObjectStorage(Storage):
         content = as_bytes(data) if self._service.keeps_buffers else _contiguous(data)
         mode = self._mode(only_if)
         attributes = self._attributes(path, content_type, metadata)
-        write_id = uuid.uuid4().hex if mode != "overwrite" and self._settings.unsafe_use_metadata else None
-        if write_id is not None and self._service.attributes:
+        write_id = str(uuid.uuid4()) if mode != "overwrite" and self._marks_writes else None
+        if write_id is not None:
             attributes[WRITE_ID] = write_id
         size = size_of(content)
         purpose: Purpose = "write" if size < _UPLOAD_FROM else "upload"
@@ -249,7 +249,7 @@ class ObjectStorage(Storage):
                 "put", purpose, path, key, content, mode=mode, attributes=attributes or None, **self._parts(size, mode)
             )
         except PreconditionFailedError:
-            ours = await self._written(key, path, write_id, content)
+            ours = None if write_id is None else await self._written(key, path, write_id)
             if ours is None:
                 raise
             return ours
@@ -258,6 +258,10 @@ class ObjectStorage(Storage):
                 raise StorageError(f"object store error: cannot write `{path}`", ErrorKind.OBJECT_STORE) from error
             raise PreconditionFailedError(f"object `{path}` does not exist any more") from error
         return Version(result["e_tag"] or None, result["version"])
+
+    @property
+    def _marks_writes(self) -> bool:
+        return self._service.attributes and self._settings.unsafe_use_metadata
 
     def _mode(self, only_if: Condition) -> Any:
         """The condition, as the client wants it; none where the settings say that the store knows none."""
@@ -303,17 +307,16 @@ class ObjectStorage(Storage):
             "max_concurrency": settings.max_concurrent_requests_for_object,
         }
 
-    async def _written(self, key: str, path: str, write_id: str | None, content: Buffer) -> Version | None:
+    async def _written(self, key: str, path: str, write_id: str) -> Version | None:
         """The version of what stands there if our write did it, in a try whose answer was lost."""
         try:
             response = await self._request("get", "read", path, key)
         except ObjectNotFoundError:
             return None
-        found_id = response.attributes.get(WRITE_ID)
-        found = await self._body(response, key, path)
-        # proxies may drop metadata, and some stores have none: then the bytes decide
-        ours = found_id == write_id if found_id is not None else found.data == content
-        return found.version if ours else None
+        # never by the bytes: another writer may have written the very same
+        if response.attributes.get(WRITE_ID) != write_id:
+            return None
+        return (await self._body(response, key, path)).version
 
     async def delete(self, paths: Sequence[str]) -> DeleteResult:
         if self.read_only:
@@ -342,7 +345,7 @@ class ObjectStorage(Storage):
     async def _delete_one(self, path_and_key: tuple[str, str]) -> tuple[str, str] | None:
         path, key = path_and_key
         try:
-            await self._request("delete", "write", path, key)
+            await self._request("delete", "delete", path, key)
         except ObjectNotFoundError:
             return None
         except StorageError as error:

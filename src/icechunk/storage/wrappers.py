@@ -279,7 +279,8 @@ class RetryingStorage(InterceptingStorage):
     """Tries again what failed for a passing reason, a bounded number of times, with growing and random pauses.
 
     A conditional write may fail although it was done, its answer being lost. When the next try then finds the condition
-    broken, what stands there is read: if it is what we wrote, we did write it.
+    broken, what stands there is read: if it is what we wrote, we count as having written it. So let what you write hold
+    something of your own, such as a new id: the very same bytes of another writer cannot be told from ours.
 
     Parameters
     ----------
