@@ -15,13 +15,16 @@ import itertools
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
-import dask
 import dask.array as da
+import dask.local
+import dask.threaded
 import numpy as np
 import numpy.typing as npt
 from dask.array import Array
+from dask.base import compute, get_scheduler
+from dask.delayed import delayed
 
 from icechunk._driver import run
 from icechunk.change_set import UNTOUCHED
@@ -85,8 +88,9 @@ def store_dask(
         Sources, targets and regions do not go together.
     """
     if isinstance(sources, Array):
-        sources, targets = [sources], [targets]
-    writes = pair_up(list(sources), list(targets), regions)
+        writes = pair_up([sources], [targets], regions)
+    else:
+        writes = pair_up(list(sources), list(cast(Sequence[Any], targets)), regions)
     if not writes:
         raise ValueError("there is nothing to store: sources is empty")
     forks = distinct_forks(_fork_of(write.target) for write in writes)
@@ -108,14 +112,14 @@ def store(
     if safe_chunks:
         check_alignment(writes)
     lock = store_kwargs.pop("lock", None) or None
-    reports = dask.compute(*[_lazily(write, lock, split_every) for write in writes], **store_kwargs)
+    reports = compute(*[_lazily(write, lock, split_every) for write in writes], **store_kwargs)  # type: ignore[no-untyped-call]
     for write, report in zip(writes, reports, strict=True):
         _record(write.target, report)
 
 
 def runs_here(scheduler: Any = None) -> bool:
     """Whether dask would compute arrays by threads of this process, so that nothing has to travel."""
-    chosen = dask.base.get_scheduler(scheduler=scheduler, cls=Array)
+    chosen = get_scheduler(scheduler=scheduler, cls=Array)  # type: ignore[no-untyped-call]
     return chosen in (dask.threaded.get, dask.local.get_sync)
 
 
@@ -131,7 +135,7 @@ def session_merge_reduction(
     merged = [
         _reduce(array, computing_meta(extract_session), merge_sessions_array_kwargs, split_every) for array in arrays
     ]
-    return merge_sessions(*dask.compute(*merged, **store_kwargs))
+    return merge_sessions(*compute(*merged, **store_kwargs))  # type: ignore[no-untyped-call]
 
 
 def computing_meta(func: Callable[..., T]) -> Callable[..., T | npt.NDArray[Any]]:
@@ -142,7 +146,7 @@ def computing_meta(func: Callable[..., T]) -> Callable[..., T | npt.NDArray[Any]
 
     functools.update_wrapper(wrapper, func)
     # dask looks for the keyword in the signature
-    del wrapper.__wrapped__
+    del wrapper.__wrapped__  # type: ignore[attr-defined]
     return wrapper
 
 
@@ -203,7 +207,7 @@ def _lazily(write: Write, lock: Any, split_every: SplitEvery) -> Array:
     """The write as a dask array of a single element, the reports of all its tasks."""
     edges = tuple(tuple(itertools.accumulate(lengths, initial=0)) for lengths in write.source.chunks)
     name = f"icechunk-store-{uuid.uuid4().hex}"
-    sink = dask.delayed(Sink(write.target, write.place, edges, lock), traverse=False, name=f"{name}-sink")
+    sink = delayed(Sink(write.target, write.place, edges, lock), traverse=False, name=f"{name}-sink")
     meta = np.empty((0,) * write.source.ndim, dtype=object)
     reports = write.source.map_blocks(_write_block, sink, name=name, dtype=object, meta=meta)
     return _reduce(reports, _pass_on, _join, split_every)
@@ -214,7 +218,7 @@ def _write_block(block: Any, sink: Sink, block_id: tuple[int, ...] = ()) -> Repo
 
 
 def _reduce(array: Array, chunk: Any, aggregate: Any, split_every: SplitEvery) -> Array:
-    return da.reduction(
+    return da.reduction(  # type: ignore[no-any-return, no-untyped-call]
         array, chunk=chunk, aggregate=aggregate, split_every=split_every, concatenate=False, dtype=object, meta=_META
     )
 

@@ -243,7 +243,7 @@ def _check_names(dataset: xr.Dataset) -> None:
 def _open_group(store: IcechunkStore, options: _Options) -> Any:
     """xarray's writer for a group. The arguments that it takes are not the same in all versions of xarray."""
     region = options.region
-    wanted = {
+    wanted: dict[str, Any] = {
         "group": options.group or None,
         "append_dim": options.append_dim,
         "write_region": dict(region) if isinstance(region, Mapping) else region,
@@ -279,7 +279,7 @@ class LazyArrayWriter(ArrayWriter):  # type: ignore[misc]
     __slots__ = ("_held", "eager_regions", "eager_sources", "eager_targets")
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.eager_sources: list[Any] = []
         self.eager_targets: list[zarr.Array[Any]] = []
         self.eager_regions: list[tuple[slice, ...] | None] = []
