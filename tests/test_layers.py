@@ -27,19 +27,19 @@ class Row:
 
 
 LAYERS = (  # top to bottom
-    Row("faces", ("", "__main__", "testing", "repository", "types", "snapshots")),
+    Row("faces", ("", "__main__", "testing", "types", "snapshots", "versions")),
     Row("edge", ("cli", "viewer", "xarray", "dask", "distributed", "chunk_alignment")),
-    Row("use", ("repo",)),
+    Row("use", ("repository", "maintenance")),
     Row("operations", ("ops",)),
     Row("session", ("session",)),
     Row("store", ("store",)),
-    Row("act", ("commit", "manifest_writer")),
-    Row("hold", ("refs", "virtual")),
+    Row("act", ("core", "rebase", "workspace", "commit", "manifest_writer")),
+    Row("hold", ("refs", "virtual", "virtual_refs")),
     Row("assets", ("assets", "cache")),
     Row(
         "decide",
         (
-            *("change_set", "node_view", "zarr_keys", "zarr_metadata", "splitting"),
+            *("change_set", "change_merge", "node_view", "zarr_keys", "zarr_metadata", "splitting"),
             *("conflicts", "resolution", "moves", "history", "ancestry_graph"),
         ),
         pure=True,
@@ -49,10 +49,10 @@ LAYERS = (  # top to bottom
     Row("move", ("storage",)),
     Row("credentials", ("credentials",)),
     Row("config", ("config", "virtual_types"), pure=True),
-    Row("base", ("errors", "_driver", "checks", "variants", "display", "info", "logs")),
+    Row("base", ("errors", "_driver", "checks", "variants", "display", "info", "iterators", "logs")),
 )
 
-ASYNC_ALLOWED_BELOW_HOLD = ("storage", "_driver", "credentials")
+ASYNC_ALLOWED_BELOW_HOLD = ("storage", "_driver", "iterators", "credentials")
 
 IMPURE_MODULES = {
     *("asyncio", "concurrent", "threading", "multiprocessing", "subprocess", "socket", "ssl", "http", "urllib.request"),

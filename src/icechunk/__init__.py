@@ -21,142 +21,356 @@ if TYPE_CHECKING:
     from icechunk.ancestry_graph import AncestryGraph as AncestryGraph
     from icechunk.config import (
         CachingConfig as CachingConfig,
+    )
+    from icechunk.config import (
         CompressionAlgorithm as CompressionAlgorithm,
+    )
+    from icechunk.config import (
         CompressionConfig as CompressionConfig,
+    )
+    from icechunk.config import (
         ManifestConfig as ManifestConfig,
+    )
+    from icechunk.config import (
         ManifestPreloadCondition as ManifestPreloadCondition,
+    )
+    from icechunk.config import (
         ManifestPreloadConfig as ManifestPreloadConfig,
+    )
+    from icechunk.config import (
         ManifestSplitCondition as ManifestSplitCondition,
+    )
+    from icechunk.config import (
         ManifestSplitDimCondition as ManifestSplitDimCondition,
+    )
+    from icechunk.config import (
         ManifestSplittingConfig as ManifestSplittingConfig,
+    )
+    from icechunk.config import (
         ManifestVirtualChunkLocationCompressionConfig as ManifestVirtualChunkLocationCompressionConfig,
-        RepoUpdateRetryConfig as RepoUpdateRetryConfig,
+    )
+    from icechunk.config import (
         RepositoryConfig as RepositoryConfig,
+    )
+    from icechunk.config import (
+        RepoUpdateRetryConfig as RepoUpdateRetryConfig,
+    )
+    from icechunk.config import (
         SplitSizesDict as SplitSizesDict,
+    )
+    from icechunk.config import (
         StorageConcurrencySettings as StorageConcurrencySettings,
+    )
+    from icechunk.config import (
         StorageRetriesSettings as StorageRetriesSettings,
+    )
+    from icechunk.config import (
         StorageSettings as StorageSettings,
+    )
+    from icechunk.config import (
         StorageTimeoutSettings as StorageTimeoutSettings,
+    )
+    from icechunk.config import (
         from_dict as from_dict,
+    )
+    from icechunk.config import (
         to_dict as to_dict,
     )
     from icechunk.conflicts import (
         BasicConflictSolver as BasicConflictSolver,
+    )
+    from icechunk.conflicts import (
         Conflict as Conflict,
+    )
+    from icechunk.conflicts import (
         ConflictDetector as ConflictDetector,
+    )
+    from icechunk.conflicts import (
         ConflictSolver as ConflictSolver,
+    )
+    from icechunk.conflicts import (
         ConflictType as ConflictType,
+    )
+    from icechunk.conflicts import (
         VersionSelection as VersionSelection,
     )
     from icechunk.credentials import (
         AnyAzureCredential as AnyAzureCredential,
+    )
+    from icechunk.credentials import (
         AnyAzureStaticCredential as AnyAzureStaticCredential,
+    )
+    from icechunk.credentials import (
         AnyCredential as AnyCredential,
+    )
+    from icechunk.credentials import (
         AnyGcsCredential as AnyGcsCredential,
+    )
+    from icechunk.credentials import (
         AnyGcsStaticCredential as AnyGcsStaticCredential,
+    )
+    from icechunk.credentials import (
         AnyS3Credential as AnyS3Credential,
+    )
+    from icechunk.credentials import (
         AzureCredentials as AzureCredentials,
+    )
+    from icechunk.credentials import (
         AzureRefreshableCredential as AzureRefreshableCredential,
+    )
+    from icechunk.credentials import (
         AzureStaticCredentials as AzureStaticCredentials,
+    )
+    from icechunk.credentials import (
         Credentials as Credentials,
+    )
+    from icechunk.credentials import (
         GcsBearerCredential as GcsBearerCredential,
+    )
+    from icechunk.credentials import (
         GcsCredentials as GcsCredentials,
+    )
+    from icechunk.credentials import (
         GcsStaticCredentials as GcsStaticCredentials,
+    )
+    from icechunk.credentials import (
         S3Credentials as S3Credentials,
+    )
+    from icechunk.credentials import (
         S3StaticCredentials as S3StaticCredentials,
+    )
+    from icechunk.credentials import (
         azure_anonymous_credentials as azure_anonymous_credentials,
+    )
+    from icechunk.credentials import (
         azure_credentials as azure_credentials,
+    )
+    from icechunk.credentials import (
         azure_from_env_credentials as azure_from_env_credentials,
+    )
+    from icechunk.credentials import (
         azure_refreshable_credentials as azure_refreshable_credentials,
+    )
+    from icechunk.credentials import (
         azure_static_credentials as azure_static_credentials,
+    )
+    from icechunk.credentials import (
         containers_credentials as containers_credentials,
+    )
+    from icechunk.credentials import (
         gcs_credentials as gcs_credentials,
+    )
+    from icechunk.credentials import (
         gcs_from_env_credentials as gcs_from_env_credentials,
+    )
+    from icechunk.credentials import (
         gcs_refreshable_credentials as gcs_refreshable_credentials,
+    )
+    from icechunk.credentials import (
         gcs_static_credentials as gcs_static_credentials,
+    )
+    from icechunk.credentials import (
         s3_anonymous_credentials as s3_anonymous_credentials,
+    )
+    from icechunk.credentials import (
         s3_credentials as s3_credentials,
+    )
+    from icechunk.credentials import (
         s3_from_env_credentials as s3_from_env_credentials,
+    )
+    from icechunk.credentials import (
         s3_refreshable_credentials as s3_refreshable_credentials,
+    )
+    from icechunk.credentials import (
         s3_static_credentials as s3_static_credentials,
     )
     from icechunk.errors import (
         AlreadyExistsError as AlreadyExistsError,
+    )
+    from icechunk.errors import (
         ConflictError as ConflictError,
+    )
+    from icechunk.errors import (
         ErrorKind as ErrorKind,
+    )
+    from icechunk.errors import (
         FormatError as FormatError,
+    )
+    from icechunk.errors import (
         IcechunkError as IcechunkError,
+    )
+    from icechunk.errors import (
         InternalError as InternalError,
+    )
+    from icechunk.errors import (
         InvalidInputError as InvalidInputError,
+    )
+    from icechunk.errors import (
         NoChangesToCommitError as NoChangesToCommitError,
+    )
+    from icechunk.errors import (
         NodeNotFoundError as NodeNotFoundError,
+    )
+    from icechunk.errors import (
         NotFoundError as NotFoundError,
+    )
+    from icechunk.errors import (
         ReadOnlyError as ReadOnlyError,
+    )
+    from icechunk.errors import (
         RebaseFailedError as RebaseFailedError,
+    )
+    from icechunk.errors import (
         RefNotFoundError as RefNotFoundError,
+    )
+    from icechunk.errors import (
         RepositoryNotFoundError as RepositoryNotFoundError,
+    )
+    from icechunk.errors import (
         SessionStateError as SessionStateError,
+    )
+    from icechunk.errors import (
         SnapshotNotFoundError as SnapshotNotFoundError,
+    )
+    from icechunk.errors import (
         StorageError as StorageError,
     )
     from icechunk.info import (
         Attribution as Attribution,
+    )
+    from icechunk.info import (
         ChunkStorageStats as ChunkStorageStats,
+    )
+    from icechunk.info import (
         ChunkType as ChunkType,
+    )
+    from icechunk.info import (
         Diff as Diff,
+    )
+    from icechunk.info import (
         FeatureFlag as FeatureFlag,
+    )
+    from icechunk.info import (
         GCSummary as GCSummary,
+    )
+    from icechunk.info import (
         ManifestFileInfo as ManifestFileInfo,
+    )
+    from icechunk.info import (
         RepoAvailability as RepoAvailability,
+    )
+    from icechunk.info import (
         RepoStatus as RepoStatus,
+    )
+    from icechunk.info import (
         SessionMode as SessionMode,
+    )
+    from icechunk.info import (
         SnapshotInfo as SnapshotInfo,
+    )
+    from icechunk.info import (
         SpecVersion as SpecVersion,
+    )
+    from icechunk.info import (
         Update as Update,
+    )
+    from icechunk.info import (
         UpdateType as UpdateType,
     )
     from icechunk.logs import (
         print_debug_info as print_debug_info,
+    )
+    from icechunk.logs import (
         set_logs_filter as set_logs_filter,
+    )
+    from icechunk.logs import (
         shutdown_telemetry as shutdown_telemetry,
     )
     from icechunk.repository import Repository as Repository
     from icechunk.session import (
         ForkSession as ForkSession,
+    )
+    from icechunk.session import (
         MergeOverlapWarning as MergeOverlapWarning,
+    )
+    from icechunk.session import (
         Session as Session,
     )
     from icechunk.storage import (
         Storage as Storage,
+    )
+    from icechunk.storage import (
         azure_storage as azure_storage,
+    )
+    from icechunk.storage import (
         gcs_storage as gcs_storage,
+    )
+    from icechunk.storage import (
         hf_storage as hf_storage,
+    )
+    from icechunk.storage import (
         http_storage as http_storage,
+    )
+    from icechunk.storage import (
         in_memory_storage as in_memory_storage,
+    )
+    from icechunk.storage import (
         local_filesystem_storage as local_filesystem_storage,
+    )
+    from icechunk.storage import (
         r2_storage as r2_storage,
+    )
+    from icechunk.storage import (
         redirect_storage as redirect_storage,
+    )
+    from icechunk.storage import (
         s3_storage as s3_storage,
+    )
+    from icechunk.storage import (
         tigris_storage as tigris_storage,
     )
     from icechunk.store import IcechunkStore as IcechunkStore
     from icechunk.types import CommitMethod as CommitMethod
     from icechunk.versions import (
         spec_version as spec_version,
+    )
+    from icechunk.versions import (
         supported_spec_versions as supported_spec_versions,
+    )
+    from icechunk.versions import (
         upgrade_icechunk_repository as upgrade_icechunk_repository,
+    )
+    from icechunk.versions import (
         user_agent as user_agent,
     )
     from icechunk.virtual_types import (
         AnyObjectStoreConfig as AnyObjectStoreConfig,
+    )
+    from icechunk.virtual_types import (
         ChecksumAlgorithm as ChecksumAlgorithm,
+    )
+    from icechunk.virtual_types import (
         ObjectStoreConfig as ObjectStoreConfig,
+    )
+    from icechunk.virtual_types import (
         S3Options as S3Options,
+    )
+    from icechunk.virtual_types import (
         VirtualChunkContainer as VirtualChunkContainer,
+    )
+    from icechunk.virtual_types import (
         VirtualChunkSpec as VirtualChunkSpec,
+    )
+    from icechunk.virtual_types import (
         gcs_store as gcs_store,
+    )
+    from icechunk.virtual_types import (
         http_store as http_store,
+    )
+    from icechunk.virtual_types import (
         local_filesystem_store as local_filesystem_store,
+    )
+    from icechunk.virtual_types import (
         s3_store as s3_store,
     )
     from icechunk.workspace import UncommittedChangesWarning as UncommittedChangesWarning
@@ -182,7 +396,7 @@ _MODULES = {
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names.split()}
 
-__all__ = [  # noqa: PLE0604 - the names are data
+__all__ = [
     "__version__",
     *sorted(_HOMES),
 ]

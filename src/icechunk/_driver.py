@@ -17,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 P = ParamSpec("P")
-S = TypeVar("S")
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -50,11 +49,11 @@ def run(coro: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError(f"{coro!r} suspended while being driven synchronously; this is a defect")
 
 
-def blocking(method: Callable[Concatenate[S, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate[S, P], T]:
+def blocking(method: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate[Any, P], T]:
     """The synchronous twin of the async method `method`, under the name without `_async`."""
 
     @functools.wraps(method)
-    def twin(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+    def twin(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return run(method(self, *args, **kwargs))
 
     name = method.__name__.removesuffix("_async")

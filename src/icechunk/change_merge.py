@@ -46,10 +46,13 @@ def merge_changes(into: ChangeSet, fork: ChangeSet, *, known: ChangeSet | None =
     _check_deletes(into, fork, known)
     overlaps = Overlaps()
     gone = [(path, node.id, node.is_array) for path, node in fork.deleted.items() if path not in into.deleted]
-    again = [(path, into.new_nodes[path].id, into.new_nodes[path].is_array)
-             for path in fork.deleted if path in into.deleted and _made_before(path, into, fork, known)]
+    again = [
+        (path, into.new_nodes[path].id, into.new_nodes[path].is_array)
+        for path in fork.deleted
+        if path in into.deleted and _made_before(path, into, fork, known)
+    ]
     into.delete_nodes([*gone, *again])
-    for path, node in fork.new_nodes.items():
+    for node in fork.new_nodes.values():
         if node.id not in same:
             into.add_node(node)
     for node in fork.updated.values():

@@ -56,7 +56,7 @@ class ChunkEdits:
     def __bool__(self) -> bool:
         return bool(self.singles) or bool(self.tables)
 
-    def find(self, coords: Coords) -> ChunkRef | None | _Untouched:
+    def find(self, coords: Coords) -> ChunkRef | _Untouched | None:
         """The reference written for a chunk, None when it was deleted, `UNTOUCHED` when it was neither."""
         found = self.singles.get(coords, UNTOUCHED)
         if found is UNTOUCHED:

@@ -141,11 +141,14 @@ class CommitWriter:
 
     async def _write_array(self, node: Node, edits: ChunkEdits, *, rewrite: bool) -> WrittenManifests:
         done = self._done.get(node.id)
-        if done is not None and done[1] is edits and done[0].manifests == node.manifests and done[0].shape == node.shape:
+        if (
+            done is not None
+            and done[1] is edits
+            and done[0].manifests == node.manifests
+            and done[0].shape == node.shape
+        ):
             return done[2]
-        written = await write_manifests(
-            node, edits, self._edges(node), self._assets, self._settings, rewrite=rewrite
-        )
+        written = await write_manifests(node, edits, self._edges(node), self._assets, self._settings, rewrite=rewrite)
         self._done[node.id] = node, edits, written
         return written
 
@@ -166,9 +169,7 @@ def _shrinks(former: Node, node: Node) -> bool:
     )
 
 
-def changed_nodes(
-    base: Snapshot, changes: ChangeSet, manifests: Mapping[bytes, Any]
-) -> dict[str, Node | None]:
+def changed_nodes(base: Snapshot, changes: ChangeSet, manifests: Mapping[bytes, Any]) -> dict[str, Node | None]:
     """By path, what becomes of each node that is not carried over as it is; None where it goes away."""
     nodes: dict[str, Node | None] = dict.fromkeys(changes.deleted)
     if changes.moves:

@@ -67,9 +67,7 @@ class RepositoryCore:
             self.__dict__["refs"] = refs
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RepositoryCore, (
-            self.base_storage, self.config, self.spec, self.authorized, self.default_metadata
-        )
+        return RepositoryCore, (self.base_storage, self.config, self.spec, self.authorized, self.default_metadata)
 
     def with_config(self, config: RepositoryConfig, authorized: Mapping[str, Any] | None = None) -> RepositoryCore:
         """The same repository under another configuration."""

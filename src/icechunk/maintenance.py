@@ -351,9 +351,7 @@ class Maintenance:
 
     rewrite_manifests = blocking(rewrite_manifests_async)
 
-    async def _upgrade(
-        self, *, dry_run: bool, delete_unused_v1_files: bool, prefetch_concurrency: int | None
-    ) -> Self:
+    async def _upgrade(self, *, dry_run: bool, delete_unused_v1_files: bool, prefetch_concurrency: int | None) -> Self:
         core = self._core
         upgraded = await migrate.upgrade(
             core.refs, dry_run=dry_run, delete_old_files=delete_unused_v1_files, concurrency=prefetch_concurrency
@@ -363,8 +361,10 @@ class Maintenance:
         config: RepositoryConfig = core.config
         fresh = type(self).__new__(type(self))
         fresh.__setstate__(  # type: ignore[attr-defined]
-            {"core": RepositoryCore(core.base_storage, config, 2, core.authorized, core.default_metadata),
-             "attribution": getattr(self, "_attribution", None)}
+            {
+                "core": RepositoryCore(core.base_storage, config, 2, core.authorized, core.default_metadata),
+                "attribution": getattr(self, "_attribution", None),
+            }
         )
         self._core = _Invalidated()  # type: ignore[assignment]
         return fresh

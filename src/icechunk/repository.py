@@ -18,7 +18,7 @@ from icechunk.conflicts import ConflictSolver
 from icechunk.core import RepositoryCore, new_workspace, ref_context
 from icechunk.credentials import check_authorization
 from icechunk.display import Card, Plain, Row, Shown
-from icechunk.errors import ErrorKind, FormatError, InvalidInputError, RepositoryNotFoundError
+from icechunk.errors import ErrorKind, InvalidInputError, RepositoryNotFoundError
 from icechunk.format.ids import format_id, parse_snapshot_id
 from icechunk.format.repo_info import SnapshotRecord
 from icechunk.format.values import to_json_domain
@@ -43,10 +43,10 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class Repository(Maintenance, Shown):
     """One Icechunk repository; make it with `Repository.create`, `open` or `open_or_create`.
 
-        repo = icechunk.Repository.create(icechunk.local_filesystem_storage("/data/air"))
-        session = repo.writable_session("main")
-        zarr.create_array(session.store, name="t", data=np.arange(10))
-        session.commit("the first ten")
+    repo = icechunk.Repository.create(icechunk.local_filesystem_storage("/data/air"))
+    session = repo.writable_session("main")
+    zarr.create_array(session.store, name="t", data=np.arange(10))
+    session.commit("the first ten")
     """
 
     def __init__(self, repository: Any) -> None:
@@ -336,9 +336,7 @@ class Repository(Maintenance, Shown):
             raise ValueError("Must provide one of branch, tag, or snapshot_id")
         refs = self._core.refs
         if branch is not None:
-            return await (
-                refs.branch_tip(branch) if as_of is None else refs.find_as_of(branch, microseconds(as_of))
-            )
+            return await (refs.branch_tip(branch) if as_of is None else refs.find_as_of(branch, microseconds(as_of)))
         if tag is not None:
             return await refs.tag_target(tag)
         assert snapshot_id is not None

@@ -311,7 +311,9 @@ class Session:
         try:
             while True:
                 try:
-                    record = await self._commit_once(writer, branch, message, properties, tries, rebase_with is not None)
+                    record = await self._commit_once(
+                        writer, branch, message, properties, tries, rebase_with is not None
+                    )
                     workspace.finish(record)
                     return format_id(record)
                 except ConflictError as lost:
@@ -337,7 +339,9 @@ class Session:
         base = await workspace.load()
         if rebasing and self._core.spec > 1:
             own = properties.get("__icechunk")
-            properties = properties | {"__icechunk": {**(own if isinstance(own, dict) else {}), "rebase_attempts": tries}}
+            properties = properties | {
+                "__icechunk": {**(own if isinstance(own, dict) else {}), "rebase_attempts": tries}
+            }
 
         async def write() -> Draft:
             return await writer.write(base, workspace.change_set, message=message, metadata=properties)
@@ -346,9 +350,7 @@ class Session:
         await self._core.refs.publish(Publication("commit", draft.record, branch, base.id), prepared)
         return draft.record.id
 
-    async def _write_and_prepare(
-        self, write: Callable[[], Any], branch: str, *, ahead: bool
-    ) -> tuple[Draft, Prepared]:
+    async def _write_and_prepare(self, write: Callable[[], Any], branch: str, *, ahead: bool) -> tuple[Draft, Prepared]:
         """Write the files of a commit and read where its branch stands: at once where that saves a round trip."""
         refs = self._core.refs
         if ahead and self._core.width >= _REMOTE:
@@ -615,5 +617,3 @@ def _read_only() -> ReadOnlyError:
     return ReadOnlyError(
         "this session is read-only; open one with `repo.writable_session(branch)`", ErrorKind.READ_ONLY_SESSION
     )
-
-

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,19 @@ if TYPE_CHECKING:
 
 __all__ = ["IcechunkStore"]
 
+Refused: TypeAlias = list[tuple[int, ...]]
+"""Indices of chunks whose location no container serves."""
+Found: TypeAlias = list[Buffer | None]
+RefColumns: TypeAlias = tuple[
+    npt.NDArray[np.uint32],
+    npt.NDArray[np.uint8],
+    list[str],
+    npt.NDArray[np.uint64],
+    npt.NDArray[np.uint64],
+    Mapping[int, bytes],
+]
+"""A batch of chunk references: coordinates, kinds, locations, offsets, lengths, and inline bytes by row."""
+
 
 class IcechunkStore(Store):
     """A zarr store that reads a snapshot and writes into a session; get one from `session.store`.
@@ -41,15 +54,14 @@ class IcechunkStore(Store):
     """
 
     def __init__(self, store: Session, read_only: bool | None = None, *args: Any, **kwargs: Any) -> None:
-        from icechunk.session import Session
-
-        if not isinstance(store, Session):
+        workspace = getattr(store, "_workspace", None)
+        if not isinstance(workspace, Workspace):
             raise ValueError(
                 f"an IcechunkStore is made by a session, use `session.store`; got {type(store).__name__} instead"
             )
         super().__init__(read_only=store.read_only if read_only is None else read_only)
         self._session = store
-        self._workspace: Workspace = store._workspace
+        self._workspace = workspace
         self._is_open = True
 
     @property
@@ -113,7 +125,7 @@ class IcechunkStore(Store):
         return True
 
     @property
-    def supports_partial_writes(self) -> bool:
+    def supports_partial_writes(self) -> Literal[False]:
         """Never: a chunk is written whole."""
         return False
 
@@ -140,7 +152,7 @@ class IcechunkStore(Store):
 
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
-    ) -> list[Buffer | None]:
+    ) -> Found:
         """Many ranges at once, in the order asked for; None where nothing is there."""
 
         async def get(item: tuple[str, ByteRequest | None]) -> Buffer | None:
@@ -293,7 +305,7 @@ class IcechunkStore(Store):
 
     async def set_virtual_refs_async(
         self, array_path: str, chunks: Sequence[VirtualChunkSpec], *, validate_containers: bool = True
-    ) -> list[tuple[int, ...]] | None:
+    ) -> Refused | None:
         """Set many virtual references of one array.
 
         Returns None, or the indices of the chunks that no container serves; those are not set, the others are.
@@ -319,7 +331,7 @@ class IcechunkStore(Store):
         validate_containers: bool = True,
         arr_offset: Sequence[int] | None = None,
         checksum: str | datetime | None = None,
-    ) -> list[tuple[int, ...]] | None:
+    ) -> Refused | None:
         """Set virtual references for a whole grid of chunks, from columns in C order over `chunk_grid_shape`.
 
         Chunks with an empty location are left alone. `arr_offset` is added to the chunk indices. Returns as
@@ -343,18 +355,7 @@ class IcechunkStore(Store):
 
     set_virtual_refs_arr = blocking(set_virtual_refs_arr_async)
 
-    async def array_chunk_iterator(
-        self, array_path: str, batch_size: int = 100_000
-    ) -> AsyncIterator[
-        tuple[
-            npt.NDArray[np.uint32],
-            npt.NDArray[np.uint8],
-            list[str],
-            npt.NDArray[np.uint64],
-            npt.NDArray[np.uint64],
-            Mapping[int, bytes],
-        ]
-    ]:
+    async def array_chunk_iterator(self, array_path: str, batch_size: int = 100_000) -> AsyncIterator[RefColumns]:
         """All chunk references of an array, as columns, in batches.
 
         Yields tuples of coordinates (n x ndim), kinds (`ChunkType` numbers), locations (a URL for virtual chunks, the
@@ -392,12 +393,11 @@ def _bytes(value: Buffer) -> memoryview | bytes:
         raise TypeError(
             f"IcechunkStore.set(): `value` must be a Buffer instance. Got an instance of {type(value)} instead."
         )
-    array = value.as_numpy_array()
-    return memoryview(np.ascontiguousarray(array)).cast("B") if array.size else b""
+    array: npt.NDArray[Any] = np.ascontiguousarray(value.as_numpy_array())
+    return array.view(np.uint8).data if array.size else b""
 
 
 async def _flat(batches: AsyncIterator[list[str]]) -> AsyncIterator[str]:
     async for batch in batches:
         for key in batch:
             yield key
-

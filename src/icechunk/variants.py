@@ -121,7 +121,8 @@ class Choice(enum.IntEnum):
     def __repr__(self) -> str:
         return f"{type(self).__name__}.{self.name}"
 
-    __str__ = __repr__
+    def __str__(self) -> str:
+        return repr(self)
 
     def __bool__(self) -> bool:
         return True

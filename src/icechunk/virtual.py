@@ -89,8 +89,12 @@ class VirtualChunks:
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"containers": self.containers, "authorized": self.authorized, "spec": self.spec,
-                "settings": self._settings}
+        return {
+            "containers": self.containers,
+            "authorized": self.authorized,
+            "spec": self.spec,
+            "settings": self._settings,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(  # type: ignore[misc]

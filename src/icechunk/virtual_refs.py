@@ -178,8 +178,9 @@ def _unsigned(values: npt.ArrayLike, name: str) -> npt.NDArray[np.uint64]:
 
 
 def _no_bytes(location: str) -> InvalidInputError:
-    return InvalidInputError(f"a virtual chunk needs at least one byte, `{location}` has length 0",
-                             ErrorKind.ZERO_LENGTH_CHUNK)
+    return InvalidInputError(
+        f"a virtual chunk needs at least one byte, `{location}` has length 0", ErrorKind.ZERO_LENGTH_CHUNK
+    )
 
 
 def _wrong_rank(node: Node) -> InvalidInputError:

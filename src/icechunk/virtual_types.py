@@ -21,7 +21,6 @@ from icechunk.config.virtual import (
 )
 from icechunk.display import masked_url, quoted
 
-
 _U32 = 1 << 32
 _U64 = 1 << 64
 

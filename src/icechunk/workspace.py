@@ -202,9 +202,7 @@ class Workspace:
             self.check_editable()
             node = view.find(path)
             if node is None:
-                node = Node(
-                    random_node_id(), path, parsed.is_array, raw, parsed.shape, parsed.dimension_names, ()
-                )
+                node = Node(random_node_id(), path, parsed.is_array, raw, parsed.shape, parsed.dimension_names, ())
                 self.change_set.add_node(node)
             elif node.is_array != parsed.is_array:
                 kind = "an array" if node.is_array else "a group"
@@ -242,8 +240,7 @@ class Workspace:
                 if not self._preloaded:
                     await self._preload()
                 manifest = await self.assets.manifest(ref.id)
-                found: ChunkRef | None = manifest.find(node.id, coords, ref.extents)
-                return found
+                return manifest.find(node.id, coords, ref.extents)
         return None
 
     async def _preload(self) -> None:
@@ -436,7 +433,6 @@ class Workspace:
     async def list_keys(self, under: str = "/") -> AsyncIterator[list[str]]:
         """The zarr keys of the node at `under` and of everything below it, in batches."""
         view = await self.view()
-        arrays = []
         if not self.change_set and under == "/":
             yield [metadata_key(path) for path in view.snapshot.paths()]
             with_chunks: Iterable[Node] = view.snapshot.nodes_with_chunks()
@@ -444,10 +440,7 @@ class Workspace:
             nodes = list(view.nodes(under))
             yield [metadata_key(node.path) for node in nodes]
             with_chunks = (node for node in nodes if node.is_array)
-        for node in with_chunks:
-            if node.manifests or node.id in self.change_set.chunks:
-                arrays.append(node)
-        for node in arrays:
+        for node in [node for node in with_chunks if node.manifests or node.id in self.change_set.chunks]:
             yield chunk_keys(node.path, (await self.chunk_table(node)).coords)
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[list[str]]:

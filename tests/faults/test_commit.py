@@ -3,13 +3,13 @@
 Whatever happens, the repository is whole, what was there before is still there, and the operation can be done again.
 """
 
-import icechunk
 import pytest
+
+import icechunk
 from icechunk._driver import run
 from icechunk.repository import Repository
 from icechunk.storage.memory import MemoryStorage
 from icechunk.testing.faults import FaultyStorage, Stopped, every_fault, record_calls
-
 from tests.invariants import assert_whole, contents, messages
 from tests.session.helpers import array_json, buffer
 

@@ -1,11 +1,11 @@
 """Every order in which sessions can get in each other's way: nothing is lost, nothing doubled."""
 
-import icechunk
 import pytest
+
+import icechunk
 from icechunk.repository import Repository
 from icechunk.storage.memory import MemoryStorage
 from icechunk.testing.schedules import explore
-
 from tests.invariants import assert_whole, contents, messages
 from tests.session.helpers import array_json, buffer, group_json
 

@@ -1,7 +1,8 @@
 """A repository of each version of the format, in memory."""
 
-import icechunk
 import pytest
+
+import icechunk
 
 
 @pytest.fixture(params=[1, 2], ids=["spec1", "spec2"])

@@ -3,8 +3,9 @@
 import json
 
 import numpy as np
-from icechunk._driver import run
 from zarr.core.buffer import default_buffer_prototype
+
+from icechunk._driver import run
 
 PROTOTYPE = default_buffer_prototype()
 

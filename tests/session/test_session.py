@@ -7,8 +7,9 @@ import threading
 import warnings
 from datetime import UTC, datetime
 
-import icechunk
 import pytest
+
+import icechunk
 from icechunk.testing.faults import Fault, FaultyStorage
 
 from .helpers import array_json, big, get, group_json, keys, put, with_array

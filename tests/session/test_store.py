@@ -3,10 +3,11 @@
 import asyncio
 import pickle
 
-import icechunk
 import pytest
-from icechunk._driver import run
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
+
+import icechunk
+from icechunk._driver import run
 
 from .helpers import PROTOTYPE, array_json, big, buffer, get, group_json, keys, listed, put, with_array
 
@@ -215,7 +216,14 @@ def test_listing(repo, committed):
         session.commit("nodes")
         store = repo.readonly_session("main").store
     everything = [
-        "a/c/0/1", "a/c/2/3", "a/zarr.json", "deep/x/c", "deep/x/zarr.json", "g-1/zarr.json", "g/zarr.json", "zarr.json",
+        "a/c/0/1",
+        "a/c/2/3",
+        "a/zarr.json",
+        "deep/x/c",
+        "deep/x/zarr.json",
+        "g-1/zarr.json",
+        "g/zarr.json",
+        "zarr.json",
     ]
     assert keys(store) == everything
     assert listed(store, "") == listed(store, "/") == ["a", "g", "g-1", "zarr.json"]
@@ -340,5 +348,5 @@ def test_shrinking_and_growing_in_one_session_keeps_chunks(repo):
 
 
 def test_the_constructor_is_private():
-    with pytest.raises(ValueError, match="session.store"):
+    with pytest.raises(ValueError, match=r"session\.store"):
         icechunk.IcechunkStore(None)
