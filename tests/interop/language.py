@@ -269,6 +269,11 @@ class Interpreter:
         """Everything that can be seen of the repository at `path`, opened afresh."""
         return describe_repository(open_repository(path, None, authorize))
 
+    def do_preload_condition(self, path: str) -> JSON:
+        """The stored condition for preloading, as the 2.x API prints it."""
+        config = icechunk.Repository.fetch_config(icechunk.local_filesystem_storage(path))
+        return repr(config.manifest.preload.preload_if)
+
     def do_exists(self, path: str) -> JSON:
         return icechunk.Repository.exists(icechunk.local_filesystem_storage(path))
 
@@ -521,6 +526,8 @@ def describe_config(config: Any) -> JSON:
         return None
     if isinstance(config, bool | int | float | str):
         return config
+    if isinstance(config, os.PathLike):
+        return os.fspath(config)
     if isinstance(config, list | tuple):
         return [describe_config(item) for item in config]
     if isinstance(config, dict):
@@ -535,12 +542,12 @@ def describe_config(config: Any) -> JSON:
 
 CONFIG_FIELDS = (
     *("inline_chunk_threshold_bytes", "get_partial_values_concurrency", "max_concurrent_requests", "compression"),
-    *("caching", "storage", "manifest", "virtual_chunk_containers", "level", "algorithm"),
+    *("caching", "storage", "manifest", "virtual_chunk_containers", "level"),
     *("num_snapshot_nodes", "num_chunk_refs", "num_transaction_changes", "num_bytes_attributes", "num_bytes_chunks"),
     *("concurrency", "retries", "unsafe_use_conditional_create", "unsafe_use_conditional_update"),
     *("unsafe_use_metadata", "storage_class", "metadata_storage_class", "chunks_storage_class"),
     *("minimum_size_for_multipart_upload", "max_concurrent_requests_for_object", "ideal_concurrent_request_size"),
-    *("max_tries", "initial_backoff_ms", "max_backoff_ms", "preload", "splitting", "max_total_refs", "preload_if"),
+    *("max_tries", "initial_backoff_ms", "max_backoff_ms", "preload", "splitting", "max_total_refs"),
     *("split_sizes", "url_prefix", "store", "_0", "regex", "num_updates_per_repo_info_file", "max_concurrent_decodes"),
 )
 
@@ -561,7 +568,8 @@ def answer(interpreter: Interpreter, line: str) -> JSON:
         raise
     except BaseException as error:  # a panic of the Rust package is no Exception
         kind = getattr(error, "kind", None)
-        return {"error": {"type": type(error).__name__, "kind": kind and str(kind), "message": str(error)}}
+        classes = [each.__name__ for each in type(error).__mro__]
+        return {"error": {"type": classes[0], "classes": classes, "kind": kind and str(kind), "message": str(error)}}
 
 
 def main() -> None:

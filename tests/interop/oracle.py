@@ -27,11 +27,12 @@ ANSWER_TIMEOUT = 120.0
 
 
 class StepFailed(Exception):
-    """A step raised inside an engine; carries the class name, the kind and the message of the error there."""
+    """A step raised inside an engine; carries the names of the error's classes, its kind and its message."""
 
     def __init__(self, step: list[Any], error: dict[str, Any]) -> None:
         super().__init__(f"{step} raised {error['type']} [{error['kind']}]: {error['message']}")
         self.type = error["type"]
+        self.classes = error["classes"]
         self.kind = error["kind"]
         self.message = error["message"]
 
