@@ -1,0 +1,163 @@
+"""Reading ranges of objects that are not ours: what virtual chunks refer to.
+
+One reader serves one container. It finds the bucket and the key in the URL of a chunk, and checks that the object is still
+the one that the reference was made from by looking at the very answer that brought the bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from icechunk.config import StorageSettings
+from icechunk.config.virtual import ObjectStoreConfig, S3Options, VirtualChunkContainer
+from icechunk.credentials import (
+    AzureCredentials,
+    Credentials,
+    GcsCredentials,
+    S3Credentials,
+)
+from icechunk.errors import ErrorKind, InvalidInputError, ObjectNotFoundError, StorageError
+from icechunk.storage._object_services import AzurePlace, GcsPlace, HttpPlace, Place, S3Place
+from icechunk.storage.base import Buffer, ByteRange
+from icechunk.storage.object_store import ObjectStorage
+
+
+class VirtualObjects:
+    """Reads ranges of the objects of one container, by their URLs."""
+
+    def __init__(self, place_of: Callable[[str], Place], settings: StorageSettings | None) -> None:
+        self._place_of = place_of
+        self._settings = settings
+        self._stores: dict[str, ObjectStorage] = {}
+
+    def _store(self, host: str) -> ObjectStorage:
+        store = self._stores.get(host)
+        if store is None:
+            store = self._stores[host] = ObjectStorage(self._place_of(host), self._settings, read_only=True)
+        return store
+
+    async def fetch(self, url: str, start: int, stop: int, etag: str | None, last_modified: int) -> Buffer:
+        """The bytes `start <= i < stop` of the object at `url`; fewer where it ends before.
+
+        Raises `FileNotFoundError` where there is none, `StorageError` (virtual-chunk-modified) when it has another etag than
+        the one given, or is newer than `last_modified` (seconds since 1970, 0 for any time).
+        """
+        parts = urlsplit(url)
+        store = self._store(parts.netloc)
+        key = _key(parts.path, url)
+        try:
+            found = await store.fetch(key, url, ByteRange(start, stop))
+        except ObjectNotFoundError as error:
+            raise FileNotFoundError(url) from error
+        except StorageError as error:
+            raise StorageError(
+                f"error fetching virtual reference {url}: {error.message}", ErrorKind.VIRTUAL_CHUNK_FETCH
+            ) from error
+        if _differs(found.etag, etag) or _newer(found.modified, last_modified if etag is None else 0):
+            raise StorageError(
+                f"the checksum of the object owning the virtual chunk has changed ({url}); it was modified after the "
+                "reference to it was made, make the reference again",
+                ErrorKind.VIRTUAL_CHUNK_MODIFIED,
+            )
+        return found.data
+
+
+def _key(path: str, url: str) -> str:
+    key = unquote(path.removeprefix("/"))
+    if any(part in ("", ".", "..") for part in key.split("/")):
+        raise InvalidInputError(
+            f"object store backend cannot address key `{key}` of {url}: it has an empty part, '.' or '..'",
+            ErrorKind.INVALID_VIRTUAL_REF,
+        )
+    return key
+
+
+def _differs(found: str | None, expected: str | None) -> bool:
+    if expected is None or found is None:
+        return False
+    return found.removeprefix("W/").strip('"') != expected.removeprefix("W/").strip('"')
+
+
+def _newer(found: datetime | None, limit: int) -> bool:
+    return found is not None and limit > 0 and int(found.timestamp()) > limit
+
+
+def virtual_reader(
+    container: VirtualChunkContainer, credentials: Credentials | None, settings: StorageSettings | None
+) -> VirtualObjects:
+    """What reads the objects of `container` with `credentials`; None is what the environment has.
+
+    Raises `InvalidInputError` for credentials of another kind of store, and for stores that hold nothing to read.
+    """
+    store = container.store
+    found: Any
+    if isinstance(store, (ObjectStoreConfig.S3, ObjectStoreConfig.S3Compatible, ObjectStoreConfig.Tigris)):
+        found = _unwrapped(credentials, Credentials.S3, container) or S3Credentials.FromEnv()
+        return VirtualObjects(_S3Places(_s3_options(store), found), settings)
+    if isinstance(store, ObjectStoreConfig.Gcs):
+        found = _unwrapped(credentials, Credentials.Gcs, container) or GcsCredentials.FromEnv()
+        return VirtualObjects(lambda host: GcsPlace(_name(host), "", found, dict(store._0 or {})), settings)
+    if isinstance(store, ObjectStoreConfig.Azure):
+        found = _unwrapped(credentials, Credentials.Azure, container) or AzureCredentials.FromEnv()
+        account, options = _azure_account(dict(store._0 or {}))
+        return VirtualObjects(lambda host: AzurePlace(account, _name(host), "", found, options), settings)
+    if isinstance(store, ObjectStoreConfig.Http):
+        _unwrapped(credentials, Credentials.HttpAccess, container)
+        scheme = urlsplit(container.url_prefix).scheme.lower()
+        options, headers = dict(store._0 or {}), dict(store._1 or {})
+        return VirtualObjects(lambda host: HttpPlace(f"{scheme}://{host}", options, headers), settings)
+    raise InvalidInputError(
+        f"unsupported scheme for virtual chunk refs: {container.url_prefix}", ErrorKind.INVALID_VIRTUAL_REF
+    )
+
+
+def _unwrapped(credentials: Credentials | None, expected: Any, container: VirtualChunkContainer) -> Any:
+    if credentials is None:
+        return None
+    if not isinstance(credentials, expected):
+        raise InvalidInputError(
+            f"invalid credentials for virtual reference of type {type(container.store).__name__}: {credentials!r} "
+            f"(container {container.url_prefix})",
+            ErrorKind.INVALID_CREDENTIALS,
+        )
+    return getattr(credentials, "_0", None)
+
+
+class _S3Places:
+    def __init__(self, options: S3Options, credentials: Any) -> None:
+        self._options = options
+        self._credentials = S3Credentials.Anonymous() if options.anonymous else credentials
+
+    def __call__(self, host: str) -> Place:
+        return S3Place(_name(host), "", self._options, self._credentials)
+
+
+def _s3_options(store: Any) -> S3Options:
+    options: S3Options = store._0.copy()
+    if isinstance(store, ObjectStoreConfig.Tigris) and options.endpoint_url is None:
+        options.endpoint_url = "https://t3.storage.dev"
+    return options
+
+
+def _name(host: str) -> str:
+    """The bucket or container in the host part of a URL, which may hold a user and a port too."""
+    return host.rpartition("@")[2].partition(":")[0]
+
+
+def _azure_account(options: dict[str, str]) -> tuple[str, dict[str, str]]:
+    for name in (
+        "account",
+        "account_name",
+        "azure_storage_account_name",
+        "azure_account_name",
+        "azure_storage_account",
+    ):
+        if name in options:
+            return options.pop(name), options
+    raise InvalidInputError(
+        "an Azure virtual chunk container needs the storage account: azure_store({'account': ...})",
+        ErrorKind.STORAGE_CONFIG,
+    )
