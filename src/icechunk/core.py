@@ -101,7 +101,7 @@ class RepositoryCore:
             self.effective.virtual_chunk_containers,
             self.authorized,
             spec=self.spec,
-            settings=self.effective.storage_settings,
+            settings=self.config.storage,  # not what suits the storage of the repository, which is another
         )
 
     @cached_property

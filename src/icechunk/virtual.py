@@ -232,7 +232,7 @@ def open_reader(container: VirtualChunkContainer, credentials: Any, settings: An
     """What reads the objects of a container."""
     if urlsplit(container.url_prefix).scheme.lower() == "file":
         return LocalFiles()
-    from icechunk.storage.object_store import virtual_reader
+    from icechunk.storage.virtual_objects import virtual_reader
 
     reader: ObjectReader = virtual_reader(container, credentials, settings)
     return reader
