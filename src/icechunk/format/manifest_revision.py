@@ -77,6 +77,8 @@ def _worthwhile(old: Manifest, node_id: bytes, changes: int, spec: int, segmente
     if segmented and (old.segments is None or old.mark is None):
         return False
     count = old.count(node_id)
+    if old.mark is not None and old.mark.rows < count:
+        return False
     return count >= ROOMY_FROM and changes * _MAX_CHANGED <= count
 
 
