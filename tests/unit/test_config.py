@@ -172,6 +172,7 @@ def test_everything_is_unset_by_default() -> None:
         assert all(getattr(config, name) is None for name in RepositoryConfig._fields)
     assert CachingConfig.default() == CachingConfig()
     assert CompressionConfig.default() == CompressionConfig()
+    assert CompressionAlgorithm() is CompressionAlgorithm.default() is CompressionAlgorithm.Zstd
 
 
 def test_comparison_is_by_value_and_does_not_know_defaults() -> None:

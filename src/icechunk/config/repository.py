@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from typing import TYPE_CHECKING, Any
 
 from icechunk.config.fields import Field, Flag, Instance, Settings, Table, Text, section, u8, u16, u64
@@ -14,7 +15,14 @@ if TYPE_CHECKING:
     from icechunk.config.effective import EffectiveConfig
 
 
-class CompressionAlgorithm(Choice):
+class _WithDefault(enum.EnumMeta):
+    """Lets an enumeration be called without a value, for its default."""
+
+    def __call__(cls, value: Any = 0, *args: Any, **kwargs: Any) -> Any:
+        return super().__call__(value, *args, **kwargs)
+
+
+class CompressionAlgorithm(Choice, metaclass=_WithDefault):
     """How metadata files are compressed."""
 
     Zstd = 0

@@ -6,8 +6,6 @@ under this name too.
 
 from __future__ import annotations
 
-from typing import Any
-
 from icechunk.config import (
     AnyObjectStoreConfig,
     ChecksumAlgorithm,
@@ -25,6 +23,7 @@ from icechunk.credentials import (
     gcs_credentials,
     s3_credentials,
 )
+from icechunk.info import ChunkType
 from icechunk.storage._constructors import StorageObjectInfo
 from icechunk.storage.base import Storage
 from icechunk.storage.factories import (
@@ -42,19 +41,10 @@ from icechunk.storage.factories import (
 )
 from icechunk.virtual_types import azure_store, gcs_store, http_store, local_filesystem_store, s3_store
 
-
-def __getattr__(name: str) -> Any:
-    """`ChunkType` has always been importable from here, though it is no business of storages."""
-    if name != "ChunkType":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from icechunk.info import ChunkType
-
-    return ChunkType
-
-
 __all__ = [
     "AnyObjectStoreConfig",
     "ChecksumAlgorithm",
+    "ChunkType",
     "GcsBearerCredential",
     "ObjectStoreConfig",
     "S3Options",

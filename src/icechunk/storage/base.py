@@ -188,5 +188,9 @@ class Storage(Constructors, Shown):
 
     def _card(self) -> Card:
         facts = self.describe()
-        rows = [Row(name, Plain(value) if isinstance(value, str) else value) for name, value in facts.items()]
+        rows = [
+            Row(name, Plain(value) if isinstance(value, str) else value)
+            for name, value in facts.items()
+            if name != "id"
+        ]
         return Card("icechunk.Storage", rows)
