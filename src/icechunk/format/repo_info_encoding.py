@@ -19,7 +19,7 @@ import numpy as np
 
 from icechunk.flatbuf.builder import Builder
 from icechunk.flatbuf.columns import Positions, Spots
-from icechunk.flatbuf.reader import Document
+from icechunk.flatbuf.reader import Document, VectorView
 from icechunk.flatbuf.schema import STRING, U8, U16, U32, Required, Table, Vector
 from icechunk.format.repo_updates import Update, UpdateLog, status_table, update_table
 from icechunk.format.schemas import FILE_IDENTIFIER, METADATA_ITEM, REPO, REPO_STATUS, UPDATE
@@ -177,7 +177,7 @@ class _Heap:
         self._begin, self.dead = _landmark(doc)
         self._old: memoryview | None = None
         self._size = 0
-        if self._begin and snapshots.doc is doc:
+        if self._begin and snapshots.doc is doc and self._holds(snapshots, updates):
             gone = len(doc.root(REPO)["latest_updates"]) - len(updates.positions)
             self.dead += _ENTRY_SIZE * gone
             if 4 * self.dead <= doc.size - self._begin:
@@ -187,6 +187,11 @@ class _Heap:
             self.dead = 0
         self._new = _Tail({} if self._old is None else self._known_vtables(doc, snapshots))
         self._empty: int | None = None
+
+    def _holds(self, snapshots: SnapshotTable, updates: UpdateLog) -> bool:
+        """Whether all that would be taken over lies in the heap."""
+        columns = (snapshots.messages, snapshots.metadata, snapshots.pruned, updates.positions)
+        return all(int(column.min(initial=self._begin, where=column > 0)) >= self._begin for column in columns)
 
     def parts(self) -> tuple[bytes | bytearray | memoryview, ...]:
         """The heap."""
@@ -243,8 +248,7 @@ class _Heap:
         with_items = snapshots.metadata[snapshots.metadata > 0]
         counts = Spots(doc, with_items).read(0, "<u4", "SnapshotInfo.metadata")
         if counts.any():
-            at = int(with_items[counts.argmax()]) + 4
-            tables.append(at + struct.unpack_from("<I", doc.buf, at)[0])
+            tables.append(VectorView(doc, ITEMS, int(with_items[counts.argmax()]), "SnapshotInfo.metadata")[0].pos)
         known = {}
         for table in tables:
             vtable = table - struct.unpack_from("<i", doc.buf, table)[0]

@@ -41,6 +41,7 @@ _U32 = struct.Struct("<I").unpack_from
 _U64 = struct.Struct("<Q").unpack_from
 _PATH = NODE_SNAPSHOT.fields["path"].slot
 _KIND = NODE_SNAPSHOT.fields["node_data"].slot
+_MAX_CHUNKS = 2**32 - 1
 _PAGE = 14
 """Log of the size of the pages of which it is noted whether they are decompressed."""
 
@@ -254,7 +255,8 @@ class NodeTable:
                 f"{self.doc.file}: ArrayNodeData.shape: chunks of length 0 in a dimension of length {length}",
                 ErrorKind.INVALID_ARRAY_METADATA,
             )
-        return DimensionShape(length, -(-length // chunk_length) if chunk_length else 0, chunk_length)
+        chunks = min(-(-length // chunk_length), _MAX_CHUNKS) if chunk_length else 0
+        return DimensionShape(length, chunks, chunk_length)
 
     def _names(self, at: int) -> tuple[str | None, ...]:
         where = "DimensionName.name"
