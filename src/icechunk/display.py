@@ -210,55 +210,58 @@ def masked_url(url: str) -> str:
 
 # ---------------------------------------------------------------------------------------------------------------- html
 
-# colours are taken from the page: only opacity and a grey that reads on white and on black alike
+# colours are the page's own, only fainter, and a grey that shows on white and on black alike
 _STYLE = (
     "<style>"
     ".icechunk-card{font-family:var(--jp-ui-font-family,system-ui,sans-serif);font-size:13px;line-height:1.5;"
-    "display:inline-block;max-width:100%;border:1px solid rgba(128,128,128,.35);border-radius:6px;padding:6px 12px}"
-    ".icechunk-card table{border-collapse:collapse;margin:2px 0;background:none}"
+    "display:inline-block;max-width:100%;box-sizing:border-box;border:1px solid rgba(128,128,128,.35);"
+    "border-radius:6px;padding:6px 12px}"
+    ".icechunk-card table{border-collapse:collapse;margin:0;background:none;color:inherit;font:inherit}"
     ".icechunk-card tr,.icechunk-card tr:hover{background:none!important}"
-    ".icechunk-card th,.icechunk-card td{text-align:left!important;vertical-align:top;padding:1px 14px 1px 0;"
-    "border:none;background:none;font-weight:normal}"
-    ".icechunk-card th{opacity:.65;white-space:nowrap}"
-    ".icechunk-card td{white-space:pre-wrap;overflow-wrap:anywhere;"
-    "font-family:var(--jp-code-font-family,ui-monospace,monospace);font-size:12px}"
-    ".icechunk-card .icechunk-title{font-weight:600}"
-    ".icechunk-card .icechunk-default{opacity:.55}"
-    ".icechunk-card summary{cursor:pointer}"
+    ".icechunk-card th,.icechunk-card td{text-align:left!important;vertical-align:baseline;padding:0 14px 0 0;"
+    "border:none;background:none;font-weight:normal;font-size:inherit}"
+    ".icechunk-card th{opacity:.65;white-space:nowrap;width:1%}"
+    ".icechunk-card td{white-space:pre-wrap;overflow-wrap:anywhere}"
+    ".icechunk-card td[colspan]{white-space:normal}"
+    ".icechunk-card details>table{margin-left:1.4em}"
+    ".icechunk-card summary{cursor:pointer;margin-left:-1.1em}"
+    ".icechunk-card details{margin-left:1.1em}"
+    ".icechunk-title{font-weight:600}"
+    ".icechunk-name{opacity:.65}"
+    ".icechunk-default{opacity:.55}"
     "</style>"
 )
 
 
 def card_html(card: Card) -> str:
-    """The card as a fragment of HTML that needs nothing else."""
-    return f'{_STYLE}<div class="icechunk-card">{_title_html(card)}{_table_html(card.rows)}</div>'
-
-
-def _title_html(card: Card) -> str:
-    return f'<div class="icechunk-title">{html.escape(card.title)}</div>'
+    """The card as a fragment of HTML that needs nothing else; what is nested can be unfolded."""
+    title = f'<div class="icechunk-title">{html.escape(card.title)}</div>'
+    return f'{_STYLE}<div class="icechunk-card">{title}{_table_html(card.rows)}</div>'
 
 
 def _table_html(rows: Iterable[Row]) -> str:
-    body = "".join(
-        f"<tr><th>{html.escape(name)}</th><td{_default_class(is_default)}>{_value_html(value)}</td></tr>"
-        for name, value, is_default in rows
-    )
+    body = "".join(map(_row_html, rows))
     return f"<table>{body}</table>" if body else ""
 
 
-def _default_class(is_default: bool) -> str:
-    return ' class="icechunk-default" title="default"' if is_default else ""
-
-
-def _value_html(value: Any) -> str:
+def _row_html(row: Row) -> str:
+    name, value, is_default = row
     if isinstance(value, Shown):
         value = value._card()
     if isinstance(value, Card):
-        short = html.escape(value.title.rpartition(".")[2])
-        if not value.rows:
-            return short
-        return f"<details><summary>{short}</summary>{_table_html(value.rows)}</details>"
+        return _folded(name, value.title.rpartition(".")[2], _table_html(value.rows))
     if isinstance(value, Mapping) and value:
-        return _table_html(Row(str(key), item) for key, item in value.items())
-    # in a table of its own cell a text needs no quotes
-    return html.escape(value if isinstance(value, str) else scalar_text(value))
+        return _folded(name, "", _table_html(Row(str(key), item) for key, item in value.items()), unfolded=True)
+    # in a cell of its own a text needs no quotes
+    text = html.escape(value if isinstance(value, str) else scalar_text(value))
+    mark = ' class="icechunk-default" title="default"' if is_default else ""
+    return f"<tr><th>{html.escape(name)}</th><td{mark}>{text}</td></tr>"
+
+
+def _folded(name: str, kind: str, table: str, *, unfolded: bool = False) -> str:
+    """A row under which there is a table."""
+    heading = f'<span class="icechunk-name">{html.escape(name)}</span> {html.escape(kind)}'.rstrip()
+    if not table:
+        return f'<tr><td colspan="2">{heading}</td></tr>'
+    attribute = " open" if unfolded else ""
+    return f'<tr><td colspan="2"><details{attribute}><summary>{heading}</summary>{table}</details></td></tr>'
