@@ -187,6 +187,27 @@ def test_manifests_of_a_general_writer(arrays: dict[bytes, Refs]) -> None:
     check(plain_file(built(arrays)), arrays)
 
 
+@pytest.mark.parametrize("repeat", [1, 7, 2000])
+@pytest.mark.parametrize("compressed", [False, True], ids=["plain", "compressed"])
+def test_locations_repeated_in_each_reference(repeat: int, compressed: bool) -> None:
+    """As the reference writes them: each reference has a string of its own, of this length or that."""
+    names = [f"s3://b/{'x' * (row // repeat % 3)}{row // repeat // 2}" for row in range(5000)]
+    refs = [fields((row,), Virtual(name, row, 1)) for row, name in enumerate(names)]
+    values: dict[str, Any] = {"id": ID, "arrays": [{"node_id": NODE, "refs": refs}]}
+    if compressed:
+        values["location_dictionary"] = b"s3://b/xxx"
+        frames = LocationCompression().compress(names, values["location_dictionary"])
+        for ref, frame in zip(refs, frames, strict=True):
+            ref |= {"location": None, "compressed_location": frame}
+    table = opened(plain_file(build(MANIFEST, values, FILE_IDENTIFIER), 2)).table(NODE)
+    assert table.location_text is not None
+    part = table.take(np.array([1, 4999]))
+    assert [part.ref(row) for row in range(2)] == [Virtual(names[1], 1, 1), Virtual(names[4999], 4999, 1)]
+    assert table.locations == list(dict.fromkeys(names))
+    assert [table.locations[code] for code in table.location_text.codes] == names
+    assert part.locations is not None and set(part.locations) <= {names[1], names[4999]}
+
+
 def test_lookups_go_over_to_the_table_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifest, "_PROBES_BEFORE_TABLE", 20)
     refs: Refs = {(row,): Native(bytes(12), row) for row in range(0, 200, 2)}

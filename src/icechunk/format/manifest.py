@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import zstandard
 
-from icechunk.flatbuf.columns import Positions, TableColumns, element_positions, number_rows, texts, vector_counts
+from icechunk.flatbuf.columns import Positions, TableColumns, element_positions, number_rows, vector_counts
 from icechunk.flatbuf.reader import Document, TableView, VectorView, read_bytes, read_string
 from icechunk.flatbuf.schema import U32
 from icechunk.format.chunk_keys import is_increasing, joint_keys
@@ -30,7 +30,7 @@ from icechunk.format.manifest_layout import Mark, read_mark
 from icechunk.format.manifest_revision import revise_manifest
 from icechunk.format.schemas import CHUNK_REF, MANIFEST
 from icechunk.format.segments import SegmentedPayload, open_segments
-from icechunk.format.text_column import Codes, TextColumn
+from icechunk.format.stored_text import StoredText
 
 __all__ = ["LocationCompression", "Manifest", "encode_manifest", "revise_manifest"]
 
@@ -169,7 +169,7 @@ class Manifest:
 
     need = _need
 
-    def decompress(self, frames: list[bytes]) -> list[str]:
+    def decompress(self, frames: Sequence[bytes]) -> list[str]:
         """The locations in compressed form."""
         where = "ChunkRef.compressed_location"
         try:
@@ -332,14 +332,17 @@ class ArrayRefs:
         return _in_order(table)
 
     def _read_virtual(self, refs: TableColumns, location: Positions) -> dict[str, Any]:
-        columns: dict[str, Any] = {"location_text": StoredText(self.manifest, location, "ChunkRef.location")}
+        columns: dict[str, Any] = {"location_text": self._texts(location, "location")}
         etag = np.where(location != 0, refs.targets("checksum_etag"), 0)
         if etag.any():
-            columns["etag_text"] = StoredText(self.manifest, etag, "ChunkRef.checksum_etag")
+            columns["etag_text"] = self._texts(etag, "checksum_etag")
         modified = refs.scalar("checksum_last_modified")
         if modified.any():
             columns["last_modified"] = modified
         return columns
+
+    def _texts(self, places: Positions, name: str) -> StoredText:
+        return StoredText(self.manifest.doc, places, f"ChunkRef.{name}", self.manifest.decompress)
 
     def _read_inline(self, targets: Positions, inlined: Any, length: Any) -> dict[str, Any]:
         doc = self.manifest.doc
@@ -371,110 +374,3 @@ def _in_order(table: ChunkTable) -> ChunkTable:
         return table
     first = np.unique(keys, return_index=True)[1]
     return table.take(first)
-
-
-class StoredText(TextColumn):
-    """A text column still in the payload of its manifest: strings are made when they are asked for.
-
-    Positions are negative where what lies there is compressed, 0 for no string.
-    """
-
-    __slots__ = ("_manifest", "_targets", "_where")
-
-    def __init__(self, manifest: Manifest, targets: Positions, where: str) -> None:
-        self._codes: Codes | None = None
-        self._distinct: list[str] | None = None
-        self._manifest = manifest
-        self._targets = targets
-        self._where = where
-        changed = np.flatnonzero(targets[1:] != targets[:-1]) + 1
-        vector_counts(manifest.doc, np.abs(targets[np.concatenate(([0], changed))]), 1, where)
-
-    def __len__(self) -> int:
-        return len(self._targets)
-
-    @property
-    def codes(self) -> Codes:
-        """For each row the position of its string in `distinct`, -1 for none."""
-        self._resolve()
-        assert self._codes is not None
-        return self._codes
-
-    @property
-    def distinct(self) -> list[str]:
-        """The strings, each once."""
-        self._resolve()
-        assert self._distinct is not None
-        return self._distinct
-
-    @property
-    def nbytes(self) -> int:
-        """Memory taken, about; without the payload."""
-        return int(self._targets.nbytes) + (0 if self._codes is None else TextColumn.nbytes.fget(self))  # type: ignore[attr-defined]
-
-    def at(self, row: int) -> str | None:
-        """The string of one row."""
-        if self._codes is not None:
-            return super().at(row)
-        target: int = self._targets.item(row)
-        if target < 0:
-            return self._manifest.decompress([bytes(read_bytes(self._manifest.doc, -target, self._where))])[0]
-        return read_string(self._manifest.doc, target, self._where) if target else None
-
-    def take(self, rows: Any) -> TextColumn:
-        """The column of some rows: a mask, a slice, or their numbers in the order wanted."""
-        if self._codes is not None:
-            return super().take(rows)
-        taken = StoredText.__new__(StoredText)
-        taken._codes = taken._distinct = None
-        taken._manifest, taken._where = self._manifest, self._where
-        taken._targets = self._targets[rows]
-        return taken
-
-    def present(self) -> bool:
-        """Whether any row has a string."""
-        return bool(self._targets.any())
-
-    def _resolve(self) -> None:
-        """Read each place to which rows refer once, and each string that lies there."""
-        if self._codes is not None:
-            return
-        places, number = _distinct_places(self._targets)
-        found = np.full(len(places), -1, np.int32)
-        strings: list[str] = []
-        plain, packed = np.flatnonzero(places > 0), np.flatnonzero(places < 0)
-        if len(plain):
-            column = TextColumn.factorise(texts(self._manifest.doc, places[plain], self._where))
-            found[plain] = column.codes
-            strings = column.distinct
-        if len(packed):
-            column = self._decompress(-places[packed], strings)
-            found[packed] = column.codes
-            strings = column.distinct
-        self._distinct = strings
-        self._codes = found if number is None else found[number]
-
-    def _decompress(self, places: Positions, known: list[str]) -> TextColumn:
-        """Strings of compressed ones, each distinct one decompressed once; `known` are numbered before them."""
-        doc = self._manifest.doc
-        counts = vector_counts(doc, places, 1, self._where)
-        whole = memoryview(doc.buf)
-        frames = [
-            bytes(whole[start:stop])
-            for start, stop in zip((places + 4).tolist(), (places + 4 + counts).tolist(), strict=True)
-        ]
-        column = TextColumn.factorise(frames)  # type: ignore[arg-type]
-        distinct = self._manifest.decompress(column.distinct)  # type: ignore[arg-type]
-        return TextColumn.of_codes(column.codes + np.int32(len(known)), [*known, *distinct])
-
-
-def _distinct_places(targets: Positions) -> tuple[Positions, Positions | None]:
-    """Each position once, and for each row the number of its own; None for the latter when all differ."""
-    if len(targets) < 2:
-        return targets, None
-    changed = targets[1:] != targets[:-1]
-    if changed.all() and (is_increasing(targets) or is_increasing(targets[::-1])):
-        return targets, None
-    first = np.flatnonzero(np.concatenate(([True], changed)))
-    places, number = np.unique(targets[first], return_inverse=True)
-    return places, np.repeat(number, np.diff(first, append=len(targets)))
