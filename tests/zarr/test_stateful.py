@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule, run_state_machine_as_test
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest
 from zarr.core.buffer import Buffer, cpu
+from zarr.core.sync import sync
 from zarr.storage import MemoryStore
 from zarr.testing.stateful import SyncStoreWrapper, ZarrHierarchyStateMachine, ZarrStoreStateMachine
 from zarr.testing.strategies import chunk_paths
@@ -224,7 +225,7 @@ class Keys(ZarrStoreStateMachine):
         if metadata_key(path) not in self.model:
             return
         expected = sum(len(value) for key, value in self.model.items() if key.startswith(path + "/"))
-        assert self.store.store._sync(self.store.store.getsize_prefix(path)) == expected
+        assert sync(self.store.store.getsize_prefix(path)) == expected
 
     @rule()
     def clear(self) -> None:
