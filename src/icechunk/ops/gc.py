@@ -4,7 +4,7 @@
 2. Find what is kept: all that refs reach, and all that other snapshots need which are too young to be deleted. A snapshot
    that survives survives whole.
 3. Forget the snapshots that go, where the format keeps a register of them. If somebody made one of them reachable
-   meanwhile, or published new ones, look again first.
+   meanwhile, or published new ones, look again first. Where there is no register see `unregistered`.
 4. Delete snapshots, then transaction logs, manifests and chunks: each one that is older than the limit and not kept. In
    this order nothing that is still there ever lacks what it needs, so it may stop anywhere, and run again.
 
@@ -14,8 +14,8 @@ The `plan_...` functions decide, on values; `collect` carries it out. Ids of chu
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -30,8 +30,9 @@ from icechunk.ops.id_set import Ids, IdSet, as_ids, format_names, parse_names
 from icechunk.ops.progress import Counter, Progress, silent
 from icechunk.ops.survey import Limits, Survey
 from icechunk.ops.times import as_micros
+from icechunk.ops.unregistered import Reclaimed, UnregisteredSnapshots
 from icechunk.refs.base import History, HistoryEdit, RefStore, format_time
-from icechunk.storage.base import Storage
+from icechunk.storage.base import DeleteResult, Storage
 
 FOLDERS = ("snapshots", "transactions", "manifests", "chunks")
 """What is collected, in the order of deletion."""
@@ -40,6 +41,8 @@ _PHASES = {"snapshots": "snapshots", "transactions": "transaction_logs", "manife
 _BATCH = 1000
 _MAX_ROUNDS = 100
 _PATIENCE = 5
+
+Delete = Callable[[Sequence[str]], Awaitable[DeleteResult]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +76,11 @@ class Doomed:
 
 @dataclass(frozen=True, slots=True)
 class CollectionPlan:
-    """What a collection deletes, by folder; its text says so for people."""
+    """What a collection deletes, by folder; its text says so for people. `history` is what it was decided on."""
 
     older_than: int
     doomed: Mapping[str, Doomed]
+    history: History = field(default_factory=lambda: History({}, {}, {}), repr=False)
 
     def as_summary(self) -> GCSummary:
         """What a collection reports when all of it succeeds."""
@@ -160,18 +164,26 @@ async def collect(
     for name, value in (("deletes", max_concurrent_deletes), ("failures", max_consecutive_delete_failures)):
         if value <= 0:
             raise ValueError(f"invalid zero value: the limit of {name} must be positive")
-    plan = await plan_collection(
-        refs,
-        storage,
-        older_than,
-        forget=not dry_run,
-        limits=limits,
-        max_concurrent_listings=max_concurrent_listings,
-        progress=progress,
-    )
-    if dry_run:
-        return plan.as_summary()
-    return await execute(plan, storage, max_concurrent_deletes, max_consecutive_delete_failures, progress)
+    for _ in range(_MAX_ROUNDS):
+        plan = await plan_collection(
+            refs,
+            storage,
+            older_than,
+            forget=not dry_run,
+            limits=limits,
+            max_concurrent_listings=max_concurrent_listings,
+            progress=progress,
+        )
+        if dry_run:
+            return plan.as_summary()
+        unregistered = None if refs.registers_snapshots else UnregisteredSnapshots(refs, storage, plan.history)
+        try:
+            return await execute(
+                plan, storage, max_concurrent_deletes, max_consecutive_delete_failures, progress, unregistered
+            )
+        except Reclaimed:
+            continue
+    raise _too_fast()
 
 
 async def plan_collection(
@@ -193,23 +205,32 @@ async def plan_collection(
     listings: dict[str, Listing] = dict(zip(FOLDERS, found, strict=True))
     keeper = _Keeper(refs, storage, limits or Limits(), progress, listings["snapshots"])
     kept = await keeper.settle(forget=forget)
-    return CollectionPlan(limit, {name: plan_deletion(listings[name], kept[name]) for name in FOLDERS})
+    doomed = {name: plan_deletion(listings[name], kept[name]) for name in FOLDERS}
+    return CollectionPlan(limit, doomed, keeper.history)
+
+
+def _too_fast() -> StorageError:
+    return StorageError(
+        "the repository changes faster than a collection can follow; nothing that is needed was deleted, try again later",
+        ErrorKind.UPDATE_ATTEMPTS_EXHAUSTED,
+    )
 
 
 async def list_folder(storage: Storage, folder: str, limit: int, progress: Progress = silent) -> Listing:
-    """The files of a folder whose names are ids; what else is there is not ours."""
+    """The files of a folder whose names are ids, snapshots newest first; what else is there is not ours."""
     prefix = f"{folder}/"
-    ids, sizes, old = [as_ids(())], [np.empty(0, np.uint64)], [np.empty(0, np.bool_)]
+    ids, sizes, times = [as_ids(())], [np.empty(0, np.uint64)], [np.empty(0, np.float64)]
     counter = Counter(progress, f"listing {folder}")
     batches: AsyncIterator[Any] = storage.list(prefix)
     async for batch in batches:
         some, good = parse_names(info.path[len(prefix) :] for info in batch)
         ids.append(some)
         sizes.append(np.array([info.size for info in batch], np.uint64)[good])
-        modified = np.array([info.modified for info in batch], np.float64)[good]
-        old.append(modified < limit / 1_000_000)
+        times.append(np.array([info.modified for info in batch], np.float64)[good])
         counter.add(len(batch))
-    return Listing(np.concatenate(ids), np.concatenate(sizes), np.concatenate(old))
+    modified = np.concatenate(times)
+    order = np.argsort(-modified, kind="stable") if folder == "snapshots" else slice(None)
+    return Listing(np.concatenate(ids)[order], np.concatenate(sizes)[order], modified[order] < limit / 1_000_000)
 
 
 class _Keeper:
@@ -224,7 +245,7 @@ class _Keeper:
         self._listed = IdSet()
         self._listed.add(snapshots.ids)
         self._chunks = IdSet()
-        self._history = History({}, {}, {})
+        self.history = History({}, {}, {})
         self._keep: set[bytes] = set()
 
     async def settle(self, *, forget: bool) -> dict[str, IdSet]:
@@ -232,15 +253,12 @@ class _Keeper:
         self._look_at(await self._refs.history(self._young, self._survey.add))
         for _ in range(_MAX_ROUNDS):
             await self._read()
-            if not forget or await self._refs.edit_history(self._decide, known=self._history) is not None:
+            if not forget or await self._refs.edit_history(self._decide, known=self.history) is not None:
                 return self._kept()
-        raise StorageError(
-            "the repository changes faster than a collection can follow; nothing was deleted, try again later",
-            ErrorKind.UPDATE_ATTEMPTS_EXHAUSTED,
-        )
+        raise _too_fast()
 
     def _look_at(self, history: History) -> None:
-        self._history = history
+        self.history = history
         self._keep = plan_keep(history, self._listed, self._young)
         if not self._refs.registers_snapshots:
             self._keep = history.reachable(self._keep) & history.records.keys()
@@ -252,7 +270,7 @@ class _Keeper:
 
     def _wanted(self) -> set[bytes]:
         """The snapshots that are kept, without those that no ref reaches and whose file is lost anyway."""
-        rest = sorted(self._keep - self._history.reachable())
+        rest = sorted(self._keep - self.history.reachable())
         there = self._listed.contains(as_ids(rest)).tolist()
         return self._keep - {one for one, is_there in zip(rest, there, strict=True) if not is_there}
 
@@ -265,8 +283,8 @@ class _Keeper:
         stay = as_ids(self._keep | self._survey.snapshots)
         snapshots.add(stay)
         logs.add(stay)
-        grafted = plan_forget(self._history, self._keep).grafted
-        kept = (self._history.records[snapshot_id] for snapshot_id in self._keep)
+        grafted = plan_forget(self.history, self._keep).grafted
+        kept = (self.history.records[snapshot_id] for snapshot_id in self._keep)
         logs.add(as_ids(one for record in (*kept, *grafted) for one in record.pruned))
         manifests.add(as_ids(self._survey.manifests))
         return {"snapshots": snapshots, "transactions": logs, "manifests": manifests, "chunks": self._chunks}
@@ -325,9 +343,17 @@ class _Deletions:
 
 
 async def execute(
-    plan: CollectionPlan, storage: Storage, width: int, max_consecutive_failures: int, progress: Progress = silent
+    plan: CollectionPlan,
+    storage: Storage,
+    width: int,
+    max_consecutive_failures: int,
+    progress: Progress = silent,
+    unregistered: UnregisteredSnapshots | None = None,
 ) -> GCSummary:
-    """Delete what was planned. After a failure the folders that come later are left alone."""
+    """Delete what was planned. After a failure the folders that come later are left alone.
+
+    With `unregistered` that deletes the snapshots, batch by batch, and may raise `Reclaimed`.
+    """
     outcome = _Deletions(max_consecutive_failures)
     skipped: list[str] = []
     for folder in FOLDERS:
@@ -336,22 +362,29 @@ async def execute(
             continue
         files = plan.doomed[folder]
         counter = Counter(progress, f"deleting {folder}", len(files))
+        careful = unregistered if folder == "snapshots" else None
 
-        async def delete(start: int, folder: str = folder, files: Doomed = files, counter: Counter = counter) -> None:
-            batch = Doomed(files.ids[start : start + _BATCH], files.sizes[start : start + _BATCH])
-            await _delete_batch(storage, folder, batch, outcome)
+        async def delete(
+            batch: Doomed,
+            folder: str = folder,
+            counter: Counter = counter,
+            bulk: Delete = storage.delete if careful is None else careful.delete,
+        ) -> None:
+            await _delete_batch(bulk, folder, batch, outcome)
             counter.add(len(batch))
 
-        starts = range(0, len(files), _BATCH)
-        await concurrent_map(delete, starts, min(width, max(storage.concurrency, 1)))
+        step = _BATCH if careful is None else careful.BATCH
+        batches = [Doomed(files.ids[i : i + step], files.sizes[i : i + step]) for i in range(0, len(files), step)]
+        at_once = min(width, max(storage.concurrency, 1))
+        await concurrent_map(delete, batches, at_once if careful is None else 1)
     return outcome.summary(skipped)
 
 
-async def _delete_batch(storage: Storage, folder: str, batch: Doomed, outcome: _Deletions) -> None:
+async def _delete_batch(bulk: Delete, folder: str, batch: Doomed, outcome: _Deletions) -> None:
     paths = [f"{folder}/{name}" for name in format_names(batch.ids)]
     for attempt in range(_PATIENCE):
         try:
-            result = await storage.delete(paths)
+            result = await bulk(paths)
             break
         except StorageError as error:
             if error.kind != ErrorKind.THROTTLED or attempt == _PATIENCE - 1:

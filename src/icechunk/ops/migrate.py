@@ -151,10 +151,10 @@ async def upgrade(
 ) -> MigrationPlan | None:
     """Upgrade a repository in place and say what was done; afterwards open it again, `refs` is of no use any more.
 
-    With `dry_run` nothing is written and None returned; `plan_upgrade` tells what would be done. `delete_old_files`
-    removes the files that are not needed any more, after closing the old branches so that nobody can commit to one any
-    more who has not noticed; where the files stay they are ignored. `concurrency` is how many files are
-    read at once. Raises `SessionStateError` for a repository that has the new format already.
+    With `dry_run` nothing is written and None returned; `plan_upgrade` tells what would be done. The old branches are
+    closed before they are read for good, so that nobody can commit to one who has not noticed. `delete_old_files` removes
+    the files that are not needed any more; where they stay they are ignored. `concurrency` is how many files are read at
+    once. Raises `SessionStateError` for a repository that has the new format already.
     """
     files = _of_old_format(refs, concurrency)
     if dry_run:
@@ -167,7 +167,8 @@ async def upgrade(
     except PreconditionFailedError as error:
         raise _already_upgraded() from error
     # a client of the old format that had looked for the repo object just before may still have committed
-    again = await _plan(files, await files.close_branches() if delete_old_files else None)
+    tips = await files.close_branches()
+    again = await _plan(files, tips)
     if (again.history.branches, again.history.tags) != (plan.history.branches, plan.history.tags):
         plan = again
         try:
@@ -178,8 +179,7 @@ async def upgrade(
                 "the new one; the old files were kept: reset the branch to the commit that is missing",
                 ErrorKind.INVALID_REPOSITORY_MIGRATION,
             ) from error
-    if delete_old_files:
-        await _delete_old_files(storage)
+    await (_delete_old_files(storage) if delete_old_files else files.open_branches(tips))
     return plan
 
 

@@ -11,8 +11,9 @@ History is in the snapshots alone: each file names its parent, and a snapshot ex
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from icechunk._driver import concurrent_map, gather
@@ -38,6 +39,7 @@ from icechunk.refs.base import (
     ExpiryRule,
     History,
     HistoryEdit,
+    MissingSnapshotError,
     Prepared,
     Publication,
     RefStore,
@@ -50,7 +52,7 @@ from icechunk.refs.base import (
     format_time,
     ref_not_found,
 )
-from icechunk.refs.snapshot_chain import SNAPSHOTS, SnapshotChain
+from icechunk.refs.snapshot_chain import SNAPSHOTS, SnapshotChain, missing
 from icechunk.storage.base import ABSENT, Buffer, Condition, Storage, Unchanged, Version
 
 if TYPE_CHECKING:
@@ -208,6 +210,7 @@ class RefFiles(RefStore):
         except PreconditionFailedError as error:
             stand = await self._stand(name)
             raise branch_update_conflict(None, _tip_of(stand)) from error
+        await self._confirm(snapshot_id, lambda: self._delete(path))
 
     async def delete_branch(self, name: str) -> None:
         if name == MAIN:
@@ -223,7 +226,8 @@ class RefFiles(RefStore):
             if expected is not None and stand.tip != expected:
                 raise branch_update_conflict(expected, stand.tip)
             try:
-                await self._put(branch_path(name), encode_ref(snapshot_id), Unchanged(stand.version))
+                version = await self._put(branch_path(name), encode_ref(snapshot_id), Unchanged(stand.version))
+                await self._confirm(snapshot_id, partial(self._put_back, name, stand.tip, version))
                 return
             except PreconditionFailedError as error:
                 moved = await self._stand(name)
@@ -248,6 +252,7 @@ class RefFiles(RefStore):
             await self._put(path, encode_ref(snapshot_id), ABSENT)
         except PreconditionFailedError as error:
             raise taken from error
+        await self._confirm(snapshot_id, lambda: self._delete(path))
 
     async def delete_tag(self, name: str) -> None:
         await self.tag_target(name)
@@ -255,6 +260,32 @@ class RefFiles(RefStore):
             await self._put(tombstone_path(name), b"", ABSENT)
         except PreconditionFailedError as error:
             raise ref_not_found(name) from error
+
+    async def _confirm(self, snapshot_id: bytes, withdraw: Callable[[], Awaitable[None]]) -> None:
+        """See that what a new ref points to was not collected meanwhile; else `withdraw` the ref.
+
+        A collection looks at the refs once more when it has deleted snapshots, so either it notices us or we notice it.
+        A snapshot that was written lately without a ref may have lost its parent in the same way.
+        """
+        known = await self._chain.record(snapshot_id)
+        wanted = [one for one in (snapshot_id, known.parent_id) if one is not None]
+        there = await concurrent_map(self._has_file, wanted, self.context.width)
+        if there[0] and not all(there):  # unless an expiration gave it another parent since it was read
+            parent = (await self._chain.reread(snapshot_id)).parent_id
+            there = [True, parent is None or (parent != known.parent_id and await self._has_file(parent))]
+        if not all(there):
+            self._chain.forget(snapshot_id)
+            await withdraw()
+            raise missing(snapshot_id)
+
+    async def _has_file(self, snapshot_id: bytes) -> bool:
+        return await self.storage.exists(SNAPSHOTS + format_id(snapshot_id))
+
+    async def _put_back(self, name: str, tip: bytes, version: Version) -> None:
+        try:
+            await self._put(branch_path(name), encode_ref(tip), Unchanged(version))
+        except PreconditionFailedError:
+            pass  # somebody has moved it elsewhere since
 
     # ---- snapshots
 
@@ -297,6 +328,11 @@ class RefFiles(RefStore):
                 tips[name] = stand.tip
         return tips
 
+    async def open_branches(self, tips: Mapping[str, bytes]) -> None:
+        """Undo `close_branches`; what was prepared before it still cannot be published, for the files are others."""
+        for name, tip in tips.items():
+            await self.storage.put(branch_path(name), encode_ref(tip).replace(b":", b": "))
+
     async def history(
         self,
         extra: Iterable[bytes] = (),
@@ -321,8 +357,8 @@ class RefFiles(RefStore):
         records = await chain.reach({*branches.values(), *tags.values()}, visit)
         for tip in extra:
             try:
-                records |= await chain.reach([tip], visit)
-            except (StorageError, FormatError):
+                records |= await chain.reach([tip], visit, records.keys())
+            except (MissingSnapshotError, FormatError):
                 continue  # no ref leads there, so it may well be broken
         return History(branches, tags, records)
 
@@ -336,12 +372,29 @@ class RefFiles(RefStore):
             return None
         await concurrent_map(self._graft, edit.grafted, self.context.width)
         for name in sorted(edit.branches):
-            stand = await self._stand(name)
-            if stand is not None and stand.tip == history.branches[name]:
-                await self._delete(branch_path(name))
+            await self._retire(name, history)
         for name in sorted(edit.tags):
             await self.delete_tag(name)
         return edit
+
+    async def _retire(self, name: str, history: History) -> None:
+        """Delete a branch, unless somebody has moved it since `history` was read.
+
+        Nothing but a write can have a condition. So the branch is first moved away from where somebody may be committing
+        on top of it, then deleted.
+        """
+        tip = history.branches[name]
+        stand = await self._stand(name)
+        if stand is None or stand.tip != tip:
+            return
+        elsewhere = [one for one in history.records if one != tip]
+        if elsewhere:
+            oldest = min(elsewhere, key=lambda one: history.records[one].flushed_at)
+            try:
+                await self._put(branch_path(name), encode_ref(oldest), Unchanged(stand.version))
+            except PreconditionFailedError:
+                return
+        await self._delete(branch_path(name))
 
     async def _graft(self, record: SnapshotRecord) -> None:
         """Write a snapshot again, in place, with another parent."""
@@ -390,7 +443,7 @@ class RefFiles(RefStore):
                 await self._put(branch_path(branch), encode_ref(record.id), Unchanged(stand.version))
                 return
             except PreconditionFailedError:
-                stand = await self._stand(branch)
+                stand = (await self.prepare(branch)).state
                 if stand is not None and stand.tip == record.id:
                     return  # ours after all: the reply to an earlier try was lost below
             await self.context.wait(attempt + 1)

@@ -98,11 +98,13 @@ class SnapshotChain:
             yield record
             child, at = record, record.parent_id
 
-    async def reach(self, tips: Iterable[bytes], visit: Visit | None = None) -> dict[bytes, SnapshotRecord]:
-        """Records of all snapshots that are reached from `tips`, one generation after the other."""
+    async def reach(
+        self, tips: Iterable[bytes], visit: Visit | None = None, done: Collection[bytes] = ()
+    ) -> dict[bytes, SnapshotRecord]:
+        """Records of all snapshots that are reached from `tips` and are not `done`, one generation after the other."""
         found: dict[bytes, SnapshotRecord] = {}
         ahead = _LookAhead(self._context, self, visit)
-        front = set(tips)
+        front = {tip for tip in tips if tip not in done}
         while front:
             unknown = [snapshot_id for snapshot_id in front if snapshot_id not in self._records]
             if unknown:
@@ -110,7 +112,8 @@ class SnapshotChain:
             rest = [snapshot_id for snapshot_id in unknown if snapshot_id not in self._records]
             await concurrent_map(lambda one: self.reread(one, visit), rest, self._context.width)
             found.update((snapshot_id, self._records[snapshot_id]) for snapshot_id in front)
-            front = {found[one].parent_id for one in front} - found.keys() - {None}  # type: ignore[assignment]
+            parents = {found[one].parent_id for one in front}
+            front = {one for one in parents if one is not None and one not in found and one not in done}
         return found
 
 
