@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from itertools import pairwise
 
-from icechunk.format.ids import format_id
+import icechunk
+from icechunk.format.ids import format_id, parse_snapshot_id
 from icechunk.format.transaction_log import TransactionLog
 from icechunk.repository import Repository
 from icechunk.storage.base import Storage
@@ -63,9 +65,44 @@ async def contents(repo: Repository, branch: str = "main") -> dict[str, bytes]:
     return await visible((await repo.readonly_session_async(branch)).store)
 
 
+async def unreachable(repo: Repository, older_than: datetime) -> set[str]:
+    """The files older than a given time that nothing needs: no ref, nor any snapshot that is younger.
+
+    Told by another way than collection goes: file by file, forward from what is kept.
+    """
+    storage = repo._core.storage
+    listed = [info async for batch in storage.list() for info in batch]
+    files = {info.path: info.modified < older_than.timestamp() for info in listed}
+    tips = {await repo.lookup_branch_async(name) for name in await repo.list_branches_async()}
+    tips |= {await repo.lookup_tag_async(name) for name in await repo.list_tags_async()}
+    tips |= {
+        path.removeprefix("snapshots/") for path, old in files.items() if path.startswith("snapshots/") and not old
+    }
+    needed: set[str] = set()
+    for tip in tips:
+        try:
+            records = [record async for record in repo._core.refs.ancestry(parse_snapshot_id(tip))]
+        except icechunk.NotFoundError:
+            continue  # written by a commit that was not to be
+        for record in records:
+            needed |= {folder + format_id(one) for one in (record.id, *record.pruned) for folder in _BY_SNAPSHOT}
+            snapshot = await repo._core.assets.snapshot(record.id)
+            for file in snapshot.manifest_files():
+                needed.add(f"manifests/{format_id(file.id)}")
+                manifest = await repo._core.assets.manifest(file.id)
+                for node_id in manifest.node_ids():
+                    ids = manifest.table(node_id).native_ids()
+                    needed |= {f"chunks/{format_id(row.tobytes())}" for row in ids}
+    folders = ("snapshots/", "transactions/", "manifests/", "chunks/")
+    return {path for path, old in files.items() if old and path.startswith(folders) and path not in needed}
+
+
+_BY_SNAPSHOT = ("snapshots/", "transactions/")
+
+
 async def messages(repo: Repository, branch: str = "main") -> list[str]:
     """The messages of a branch's history, newest first."""
     return [info.message async for info in repo.async_ancestry(branch=branch)]
 
 
-__all__ = ["assert_whole", "contents", "messages", "visible"]
+__all__ = ["assert_whole", "contents", "messages", "unreachable", "visible"]
