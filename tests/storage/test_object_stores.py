@@ -1,12 +1,7 @@
-"""Object stores through the suite that all storages must pass: obstore's own, and servers where the environment has some.
-
-Set ICECHUNK_TEST_S3, ICECHUNK_TEST_AZURE and ICECHUNK_TEST_GCS to the addresses of emulators (`scripts/servers` starts
-them) to run the suite against them.
-"""
+"""Object stores through the suite that all storages must pass: obstore's own, and emulators where there are any."""
 
 from __future__ import annotations
 
-import os
 import uuid
 from pathlib import Path
 from typing import ClassVar
@@ -20,11 +15,9 @@ from icechunk.storage import azure_storage, gcs_storage, s3_storage
 from icechunk.storage.base import Storage
 from icechunk.storage.object_store import from_obstore
 from icechunk.testing.storage_suite import StorageSuite
+from tests.storage.conftest import AZURE_ACCOUNT, AZURE_KEY, BUCKET
 
-S3 = os.environ.get("ICECHUNK_TEST_S3")
-AZURE = os.environ.get("ICECHUNK_TEST_AZURE")
-GCS = os.environ.get("ICECHUNK_TEST_GCS")
-AZURE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+NAMES = StorageSuite.odd_names
 
 
 class TestObstoreMemory(StorageSuite):
@@ -45,18 +38,19 @@ class TestObstoreLocal(StorageSuite):
         return from_obstore(LocalStore(tmp_path))
 
 
-@pytest.mark.skipif(S3 is None, reason="ICECHUNK_TEST_S3 is not set")
+@pytest.mark.slow
 class TestS3(StorageSuite):
     threads = 8
-    odd_names: ClassVar[tuple[str, ...]] = StorageSuite.odd_names
+    # some that speak S3 take a backslash for a slash
+    odd_names: ClassVar[tuple[str, ...]] = tuple(name for name in NAMES if "\\" not in name)
 
     @pytest.fixture
-    def storage(self) -> Storage:
+    def storage(self, s3_address: str) -> Storage:
         return s3_storage(
-            bucket="testbucket",
+            bucket=BUCKET,
             prefix=f"suite/{uuid.uuid4().hex}",
             region="us-east-1",
-            endpoint_url=S3,
+            endpoint_url=s3_address,
             allow_http=True,
             force_path_style=True,
             access_key_id="test",
@@ -64,31 +58,33 @@ class TestS3(StorageSuite):
         )
 
 
-@pytest.mark.skipif(AZURE is None, reason="ICECHUNK_TEST_AZURE is not set")
+@pytest.mark.slow
 class TestAzure(StorageSuite):
     threads = 8
+    many = 50  # the emulator deletes slowly
 
     @pytest.fixture
-    def storage(self) -> Storage:
+    def storage(self, azure_address: str) -> Storage:
         return azure_storage(
-            account="devstoreaccount1",
-            container="testbucket",
+            account=AZURE_ACCOUNT,
+            container=BUCKET,
             prefix=f"suite/{uuid.uuid4().hex}",
             access_key=AZURE_KEY,
-            config={"azure_storage_endpoint": f"{AZURE}/devstoreaccount1", "azure_allow_http": "true"},
+            config={"azure_storage_endpoint": f"{azure_address}/{AZURE_ACCOUNT}", "azure_allow_http": "true"},
         )
 
 
-@pytest.mark.skipif(GCS is None, reason="ICECHUNK_TEST_GCS is not set")
+@pytest.mark.slow
 class TestGcs(StorageSuite):
     threads = 8
+    many = 50  # the emulator deletes slowly
 
     @pytest.fixture
-    def storage(self) -> Storage:
-        key = f'{{"gcs_base_url":"{GCS}","disable_oauth":true,"client_email":"","private_key":"","private_key_id":""}}'
+    def storage(self, gcs_address: str) -> Storage:
         return gcs_storage(
-            bucket="testbucket",
+            bucket=BUCKET,
             prefix=f"suite/{uuid.uuid4().hex}",
-            service_account_key=key,
-            config={"google_base_url": GCS or "", "allow_http": "true"},
+            service_account_key=f'{{"gcs_base_url":"{gcs_address}","disable_oauth":true,"client_email":"",'
+            '"private_key":"","private_key_id":""}',
+            config={"google_base_url": gcs_address, "allow_http": "true"},
         )

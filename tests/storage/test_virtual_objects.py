@@ -35,7 +35,9 @@ def reader(server: FakeS3) -> VirtualObjects:
     return virtual_reader(container, Credentials.S3(s3_anonymous_credentials()), QUICK)
 
 
-def fetch(reader: VirtualObjects, url: str, start: int = 2, stop: int = 5, etag: Any = None, modified: int = 0) -> bytes:
+def fetch(
+    reader: VirtualObjects, url: str, start: int = 2, stop: int = 5, etag: Any = None, modified: int = 0
+) -> bytes:
     return bytes(run(reader.fetch(url, start, stop, etag, modified)))
 
 

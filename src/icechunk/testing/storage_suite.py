@@ -119,6 +119,8 @@ class StorageSuite:
     """Names that must go in and come out unchanged."""
     threads: ClassVar[int] = 16
     increments: ClassVar[int] = 5
+    many: ClassVar[int] = 1100
+    """More objects than are listed or deleted at once."""
 
     @pytest.fixture
     def storage(self) -> Storage:
@@ -291,8 +293,8 @@ class StorageSuite:
         async def put(index: int) -> None:
             await storage.put(f"chunks/{index:05d}", b"x")
 
-        await concurrent_map(put, range(1100), 16)
-        assert await paths_in(storage, "chunks/") == [f"chunks/{index:05d}" for index in range(1100)]
+        await concurrent_map(put, range(self.many), 16)
+        assert await paths_in(storage, "chunks/") == [f"chunks/{index:05d}" for index in range(self.many)]
 
     @_both_ways
     async def test_odd_names(self, storage: Storage) -> None:
@@ -354,7 +356,7 @@ class StorageSuite:
 
     @_both_ways
     async def test_deleting_many(self, storage: Storage) -> None:
-        paths = [f"chunks/{index:05d}" for index in range(1100)]
+        paths = [f"chunks/{index:05d}" for index in range(self.many)]
 
         async def put(path: str) -> None:
             await storage.put(path, b"x")
