@@ -1,0 +1,1 @@
+"""How fast, beside the Rust implementation: `python -m benchmarks` asks all questions, `python -m benchmarks NAME` one."""

@@ -1,0 +1,5 @@
+"""Ask the questions: `python -m benchmarks [NAME ...] [--write]`."""
+
+from benchmarks.run import main
+
+main()
