@@ -17,7 +17,6 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -32,8 +31,7 @@ class Row(NamedTuple):
     is_default: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Card:
+class Card(NamedTuple):
     """What there is to see of a value: the name of its class, as users write it, and its rows."""
 
     title: str

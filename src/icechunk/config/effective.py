@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from icechunk.config.conditions import ManifestPreloadCondition
@@ -59,8 +58,7 @@ class LocationCompressionSettings(NamedTuple):
     compression_level: int
 
 
-@dataclass(frozen=True, slots=True)
-class EffectiveStorage:
+class EffectiveStorage(NamedTuple):
     """How the storage is used, see `StorageSettings`."""
 
     max_concurrent_requests_for_object: int
@@ -78,8 +76,7 @@ class EffectiveStorage:
     minimum_size_for_multipart_upload: int
 
 
-@dataclass(frozen=True, slots=True)
-class EffectiveConfig:
+class EffectiveConfig(NamedTuple):
     """How a repository is read and written, see `RepositoryConfig`.
 
     `manifest_fetch_concurrency` is None where it is left to the storage.

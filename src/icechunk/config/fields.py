@@ -8,7 +8,6 @@ the display, and the stored forms (`stored`). The order of the fields is the ord
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, overload
 
@@ -18,58 +17,67 @@ from icechunk.display import Card, Plain, Row, Shown, constructor_text
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
 class Integer:
     """A whole number of so many bits."""
 
-    bits: int
-    signed: bool = False
-    non_zero: bool = False
+    __slots__ = ("bits", "non_zero", "signed")
+
+    def __init__(self, bits: int, *, signed: bool = False, non_zero: bool = False) -> None:
+        self.bits = bits
+        self.signed = signed
+        self.non_zero = non_zero
 
     def check(self, value: Any, name: str) -> int:
         return checks.integer(value, name, bits=self.bits, signed=self.signed, non_zero=self.non_zero)
 
 
-@dataclass(frozen=True, slots=True)
 class Flag:
     """True or false."""
+
+    __slots__ = ()
 
     def check(self, value: Any, name: str) -> bool:
         return checks.flag(value, name)
 
 
-@dataclass(frozen=True, slots=True)
 class Text:
     """A string."""
+
+    __slots__ = ()
 
     def check(self, value: Any, name: str) -> str:
         return checks.text(value, name)
 
 
-@dataclass(frozen=True, slots=True)
 class Moment:
     """A point in time, in UTC."""
+
+    __slots__ = ()
 
     def check(self, value: Any, name: str) -> datetime:
         return checks.moment(value, name)
 
 
-@dataclass(frozen=True, slots=True)
 class Instance:
     """An object of one class. Where `merges`, two of them are merged field by field, else the later one wins whole."""
 
-    cls: type
-    merges: bool = False
+    __slots__ = ("cls", "merges")
+
+    def __init__(self, cls: type, merges: bool = False) -> None:
+        self.cls = cls
+        self.merges = merges
 
     def check(self, value: Any, name: str) -> Any:
         return checks.instance(value, name, self.cls)
 
 
-@dataclass(frozen=True, slots=True)
 class Table:
     """A dict of str to objects of one class."""
 
-    cls: type
+    __slots__ = ("cls",)
+
+    def __init__(self, cls: type) -> None:
+        self.cls = cls
 
     def check(self, value: Any, name: str) -> Any:
         return {

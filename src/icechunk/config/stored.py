@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
 from icechunk.config.conditions import (
@@ -86,13 +85,13 @@ class Source(ABC):
         return f"{self.path}.{key}" if self.path else key
 
 
-@dataclass(frozen=True)
 class PlainSource(Source):
     """A value of a plain tree."""
 
-    value: Any
-    path: str = ""
-    depth: int = 0
+    def __init__(self, value: Any, path: str = "", depth: int = 0) -> None:
+        self.value = value
+        self.path = path
+        self.depth = depth
 
     def is_null(self) -> bool:
         return self.value is None
@@ -147,8 +146,7 @@ def described(value: Any) -> str:
 # -------------------------------------------------------------------------------------------------------- both ways
 
 
-@dataclass(frozen=True)
-class Codec:
+class Codec(NamedTuple):
     """How one class is written and read."""
 
     write: Callable[[Any], Any]
@@ -250,15 +248,12 @@ def _words(words: Mapping[str, Any]) -> Codec:
 # ------------------------------------------------------------------------------------------------------- conditions
 
 
-@dataclass(frozen=True)
 class _Family:
     """A family of variants: what each is called, and how its content is written and read (None: it has none)."""
 
-    variants: Mapping[str, tuple[type, Codec | None]]
-    names: dict[type, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.names.update({cls: word for word, (cls, _) in self.variants.items()})
+    def __init__(self, variants: Mapping[str, tuple[type, Codec | None]]) -> None:
+        self.variants = variants
+        self.names = {cls: word for word, (cls, _) in variants.items()}
 
     def write(self, value: Any) -> Any:
         word = self.names[type(value)]

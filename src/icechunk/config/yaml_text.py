@@ -10,7 +10,6 @@ The `yaml` package is imported by the first call, not by importing this module.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, Self
 
@@ -44,13 +43,13 @@ def core_scalar(text: str) -> Any:
     return text
 
 
-@dataclass(frozen=True)
 class _NodeSource(Source):
     """A node of a YAML document."""
 
-    node: Any
-    path: str = ""
-    depth: int = 0
+    def __init__(self, node: Any, path: str = "", depth: int = 0) -> None:
+        self.node = node
+        self.path = path
+        self.depth = depth
 
     def place(self) -> str:
         mark = self.node.start_mark
