@@ -455,17 +455,12 @@ def test_native_references_are_patched_in_place_in_files_of_the_reference() -> N
     assert_equal(opened(data).table(NODE), ChunkTable.from_refs(refs, 3).overlay(newer))
 
 
-def test_files_of_the_reference_are_carried_over_whole() -> None:
+def test_files_of_the_reference_are_written_anew_for_anything_else() -> None:
     refs: Refs = {tuple(row): Virtual("s3://b/k", index, 5) for index, row in enumerate(COORDS.tolist())}
     old = opened(plain_file(built({NODE: refs})))
-    newer = virtual_table(np.concatenate((COORDS[5:9], COORDS[:40] + np.array([18, 0, 0]))).astype(np.uint32), 3)
-    data = revise_manifest(old, NEW_ID, NODE, newer, COORDS[-9:], spec=2)
-    assert data is not None
-    expected = ChunkTable.from_refs(refs, 3).overlay(newer, COORDS[-9:])
-    assert_equal(opened(data).table(NODE), expected)
-    again = revise_manifest(opened(data), ID, NODE, newer, COORDS[:9], spec=2)
-    assert again is not None
-    assert_equal(opened(again).table(NODE), expected.overlay(newer, COORDS[:9]))
+    assert revise_manifest(old, NEW_ID, NODE, native_table(COORDS[:5]), None, spec=1) is None
+    assert revise_manifest(old, NEW_ID, NODE, virtual_table(COORDS[:5], 3), None, spec=1) is None
+    assert revise_manifest(old, NEW_ID, NODE, ChunkTable.empty(3), COORDS[:5], spec=1) is None
 
 
 def test_compressed_segments_are_reused_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,10 +3,12 @@
 Two ways, tried in this order:
 
 1. native references that are all there already get their new ids and lengths written over the old ones;
-2. new rows are appended as a block of their own, and the vector of the array is written anew: it drops what is deleted
-   and points to new rows instead of old ones. Rows that nothing points to remain, up to a quarter of all.
+2. in a manifest of our layout new rows are appended as a block of their own, and the vector of the array is written
+   anew: it drops what is deleted and points to new rows instead of old ones. Rows that nothing points to remain, up to
+   a quarter of all.
 
-In a segmented file the segments that stay the same are carried over compressed as they are.
+Manifests of other writers are patched too, but not appended to: written anew they become smaller, once and for all. In a
+segmented file the segments that stay the same are carried over compressed as they are.
 """
 
 from __future__ import annotations
@@ -52,6 +54,8 @@ def revise_manifest(
     """
     gone = deleted if deleted is not None and len(deleted) else None
     if not _worthwhile(old, node_id, len(newer) + (0 if gone is None else len(gone)), spec, segmented):
+        return None
+    if old.mark is None and (gone is not None or (newer.kind != NATIVE).any()):
         return None
     array = old.array(node_id)
     assert array is not None
@@ -158,14 +162,16 @@ class _Revision:
     def splice(self, node_id: bytes, rows: Positions, newer: ChunkTable, dropped: Positions) -> bytes | None:
         """New head and vector, old blocks as they are, new rows behind them."""
         old, mark = self.old, self.old.mark
+        if mark is None:
+            return None
         kept = np.ones(self.array.count, np.bool_)
         kept[dropped] = False
-        total = (mark.rows if mark else self.array.count) + len(newer)
+        total = mark.rows + len(newer)
         count = int(kept.sum()) + len(newer)
         if not count or (total - count) * _MAX_DEAD > total:
             return None
         head = build_head(self.id, [(node_id, count)], spec=self.spec, rows=total, dictionary=old.dictionary)
-        begin = mark.blocks if mark else 0
+        begin = mark.blocks
         end = old.doc.size + -old.doc.size % 8
         at = head.blocks + end - begin
         blocks_cuts = self._block_cuts()
