@@ -46,7 +46,7 @@ class Engine:
         self._process = subprocess.Popen(
             [python, "-m", "benchmarks.worker"],
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": path, "ICECHUNK_NO_LOGS": "1"},
+            env={**_environment(), "PYTHONPATH": path, "ICECHUNK_NO_LOGS": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -72,6 +72,11 @@ class Engine:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
+
+
+def _environment() -> dict[str, str]:
+    """What users have: compiled modules are kept, so that imports cost what they cost the second time."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The verbs of a repository that look after it: status, metadata, switches, log, expiry, collection, inspection.
 
-Their work is done in `ops/` and `refs/`; here it gets the names, arguments and results that users know.
+Their work is done in `ops/` and `refs/`; here it gets the names, arguments and results that users know. What is needed
+rarely is imported when it is needed.
 """
 
 from __future__ import annotations
@@ -28,13 +29,11 @@ from icechunk.info import (
     UpdateType,
 )
 from icechunk.iterators import AsyncCloseableIterator
-from icechunk.ops import expire, gc, inspect, migrate, stats
-from icechunk.ops.expire import ExpirationPlan
-from icechunk.ops.progress import terminal_progress
-from icechunk.ops.survey import Limits
 from icechunk.ops.times import as_datetime
 
 if TYPE_CHECKING:
+    from icechunk.ops.expire import ExpirationPlan
+    from icechunk.ops.survey import Limits
     from icechunk.types import CommitMethod
 
 _STATES = {0: RepoAvailability.online, 1: RepoAvailability.read_only}
@@ -151,6 +150,8 @@ class Maintenance:
         set of str
             The ids of the forgotten snapshots.
         """
+        from icechunk.ops import expire
+
         self._require_writable_storage("expire snapshots")
         plan = await expire.expire(
             self._core.refs,
@@ -173,6 +174,8 @@ class Maintenance:
 
         Print the plan to read it.
         """
+        from icechunk.ops import expire, stats
+
         core = self._core
         plan = await expire.expire(
             core.refs,
@@ -219,6 +222,9 @@ class Maintenance:
         max_concurrent_listings : int, optional
             How many folders are listed at once, all by default.
         """
+        from icechunk.ops import gc
+        from icechunk.ops.progress import terminal_progress
+
         if not dry_run:
             self._require_writable_storage("collect garbage")
         return await gc.collect(
@@ -258,6 +264,9 @@ class Maintenance:
         max_concurrent_manifest_fetches: int = 500,
     ) -> ChunkStorageStats:
         """How many bytes the chunks of all snapshots take, each object counted once."""
+        from icechunk.ops import stats
+        from icechunk.ops.progress import terminal_progress
+
         return await stats.chunk_storage_stats(
             self._core.refs,
             self._core.storage,
@@ -305,18 +314,24 @@ class Maintenance:
 
     async def inspect_snapshot_async(self, snapshot_id: str, *, pretty: bool = True) -> dict[str, Any]:
         """A snapshot file as plain values."""
+        from icechunk.ops import inspect
+
         return await inspect.inspect_snapshot(self._core.storage, parse_snapshot_id(snapshot_id))
 
     inspect_snapshot = blocking(inspect_snapshot_async)
 
     async def inspect_manifest_async(self, manifest_id: str) -> dict[str, Any]:
         """A manifest file as plain values: arrays and counts, not every reference."""
+        from icechunk.ops import inspect
+
         return await inspect.inspect_manifest(self._core.storage, _object_id(manifest_id, "manifest"))
 
     inspect_manifest = blocking(inspect_manifest_async)
 
     async def inspect_transaction_log_async(self, snapshot_id: str) -> dict[str, Any]:
         """A transaction log as plain values."""
+        from icechunk.ops import inspect
+
         return await inspect.inspect_transaction_log(
             self._core.refs, self._core.storage, parse_snapshot_id(snapshot_id)
         )
@@ -325,6 +340,8 @@ class Maintenance:
 
     async def inspect_repo_info_async(self) -> dict[str, Any]:
         """The repository object as plain values."""
+        from icechunk.ops import inspect
+
         return await inspect.inspect_repo_info(self._core.refs, self._core.storage)
 
     inspect_repo_info = blocking(inspect_repo_info_async)
@@ -352,6 +369,8 @@ class Maintenance:
     rewrite_manifests = blocking(rewrite_manifests_async)
 
     async def _upgrade(self, *, dry_run: bool, delete_unused_v1_files: bool, prefetch_concurrency: int | None) -> Self:
+        from icechunk.ops import migrate
+
         core = self._core
         upgraded = await migrate.upgrade(
             core.refs, dry_run=dry_run, delete_old_files=delete_unused_v1_files, concurrency=prefetch_concurrency
@@ -383,6 +402,8 @@ class _Invalidated:
 
 
 def _limits(snapshots: int, manifests: int, compressed: int, decoded: int) -> Limits:
+    from icechunk.ops.survey import Limits
+
     return Limits(snapshots, manifests, compressed, decoded)
 
 
