@@ -37,7 +37,7 @@ from icechunk.format.values import to_json_domain
 from icechunk.history import merge_logs, status_diff
 from icechunk.info import ChunkType, Diff, SessionMode
 from icechunk.rebase import rebase
-from icechunk.refs.base import Prepared, Publication, needs_spec
+from icechunk.refs.base import Prepared, Publication
 from icechunk.workspace import Mode, Workspace
 
 if TYPE_CHECKING:
@@ -221,8 +221,6 @@ class Session:
     async def move_async(self, from_path: str, to_path: str) -> None:
         """Move a node, with everything below it, to another path. Only rearrange sessions move."""
         workspace = self._workspace
-        if self._core.spec < 2:
-            raise needs_spec(2)
         if workspace.mode is Mode.READ_ONLY:
             raise _read_only()
         if workspace.mode is not Mode.REARRANGE:
@@ -371,8 +369,6 @@ class Session:
         The history does not get longer. Returns the id of the new snapshot; conflicts are as for `commit`.
         """
         branch = self._committable(allow_empty)
-        if self._core.spec < 2:
-            raise needs_spec(2)
         properties = self._properties(metadata)
         core, workspace, writer = self._core, self._workspace, self._core.commit_writer()
         workspace.seal()
