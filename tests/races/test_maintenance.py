@@ -8,25 +8,17 @@ be wrong about what it has read.
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 import pytest
 
 import icechunk
 from icechunk._driver import run
 from icechunk.config import RepositoryConfig
 from icechunk.testing.schedules import explore
-from tests.aging import START, Clock, rebound
+from tests.aging import CUTOFF, DAY, HISTORY, ORIGINAL, START, Clock, between, old_repository, rebound
 from tests.invariants import assert_whole, contents, messages, unreachable
-from tests.session.helpers import array_json, big, buffer, group_json
+from tests.session.helpers import big, buffer, group_json
 
 pytestmark = pytest.mark.filterwarnings("ignore::icechunk.UncommittedChangesWarning")
-DAY = timedelta(days=1)
-CUTOFF = START + 5 * DAY
-"""Between the files that are old and those that the actors write."""
-
-HISTORY = ["second", "first", "base", "Repository initialized"]
-ORIGINAL = {"a/c/3/3": big(0), "a/c/3/2": big(1), "a/c/3/1": big(2)}
 
 
 @pytest.fixture(params=[1, 2], ids=["spec1", "spec2"])
@@ -37,29 +29,6 @@ def spec(request):
 @pytest.fixture
 def clock(monkeypatch):
     return Clock(monkeypatch)
-
-
-async def old_repository(spec, clock):
-    """main: root, base, first, second; and what a deleted branch left: "lost" on "base". A day between all of them."""
-    storage = clock.storage()
-    repo = await icechunk.Repository.create_async(storage, spec_version=spec)
-
-    async def commit(message, chunk, branch="main"):
-        clock.forward(DAY / 2)
-        session = await repo.writable_session_async(branch)
-        if message == "base":
-            await session.store.set("a/zarr.json", buffer(array_json()))
-        await session.store.set(*chunk)
-        return await session.commit_async(message)
-
-    base = await commit("base", ("a/c/3/3", buffer(big(0))))
-    await repo.create_branch_async("dev", base)
-    await repo.create_branch_async("side", base)
-    await commit("first", ("a/c/3/2", buffer(big(1))))
-    lost = await commit("lost", ("a/c/2/2", buffer(big(3))), "dev")
-    await repo.delete_branch_async("dev")
-    await commit("second", ("a/c/3/1", buffer(big(2))))
-    return storage, {"base": base, "lost": lost}
 
 
 class Race:
@@ -155,12 +124,6 @@ def expirer(older_than, **options):
     return plain(lambda repo: repo.expire_snapshots_async(older_than, **options))
 
 
-async def between(repo, older, younger):
-    """A moment after the snapshot `older`, a message, and before `younger`."""
-    times = {info.message: info.written_at async for info in repo.async_ancestry(branch="main")}
-    return times[older] + (times[younger] - times[older]) / 2
-
-
 def errors(outcomes):
     return [outcome.error for outcome in outcomes]
 
@@ -223,6 +186,7 @@ def test_a_collection_and_a_flush(spec, clock):
     Race(spec, clock).go([flusher("aside", "a/c/0/0"), collector()], check)
 
 
+@pytest.mark.parametrize("spec", [1, pytest.param(2, marks=pytest.mark.slow)], ids=["spec1", "spec2"])
 def test_two_collections(spec, clock):
     async def check(repo, outcomes):
         assert errors(outcomes) == [None, None]
