@@ -109,7 +109,7 @@ for number in range(10**9):
 """
     dice = random.Random(7)
     acknowledged = killed = 0
-    for _ in range(4):
+    for _ in range(2):
         with processes(3, body, tmp_path) as begun:
             for process in begun:
                 assert process.stdout is not None

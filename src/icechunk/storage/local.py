@@ -70,6 +70,11 @@ class ContentVersion(Version):
             object.__setattr__(self, "_known", known)
         return known
 
+    def is_of(self, content: bytes) -> bool:
+        """Whether `content` has this version; no digest is needed as long as the content is at hand."""
+        known = self._known
+        return known == content if isinstance(known, bytes) else known == ContentVersion(content).etag
+
     @property
     def generation(self) -> None:
         return None
@@ -133,25 +138,27 @@ class LocalStorage(Storage):
         content_type: str | None = None,
         metadata: dict[str, str] | None = None,
     ) -> Version:
-        file = self._prefix + encode_path(path)
+        name = encode_path(path)
+        file = self._prefix + name
+        above = name.rpartition("/")[0]
+        directory = self._prefix + above if above else self._root
         if not isinstance(only_if, Always):
             check_condition(only_if)
             content = as_bytes(data)
             if is_blocking():
-                self._publish(path, file, content, only_if)
+                self._publish(path, file, directory, content, only_if)
             else:  # waits for the disk and maybe for another process
-                await in_thread(self._publish, path, file, content, only_if)
+                await in_thread(self._publish, path, file, directory, content, only_if)
             return ContentVersion(content)
         if is_blocking() or (size_of(data) < BIG and not self._pace.is_slow):
-            self._write(path, file, pieces_of(data))
+            self._write(path, file, directory, pieces_of(data))
         else:
-            await in_thread(self._write, path, file, pieces_of(data))
+            await in_thread(self._write, path, file, directory, pieces_of(data))
         return ContentVersion(data) if isinstance(data, bytes) else Version()
 
-    def _write(self, path: str, file: str, pieces: Sequence[Buffer]) -> None:
+    def _write(self, path: str, file: str, directory: str, pieces: Sequence[Buffer]) -> None:
         """Put unconditionally: mostly a new object under a name that nobody else has."""
         began = time.perf_counter()
-        directory = os.path.dirname(file)
         try:
             temporary = self._write_aside(directory, pieces)
             try:
@@ -165,11 +172,10 @@ class LocalStorage(Storage):
             raise _write_failure(path, error) from error
         self._pace.took(time.perf_counter() - began)
 
-    def _publish(self, path: str, file: str, content: bytes, only_if: Condition) -> None:
+    def _publish(self, path: str, file: str, directory: str, content: bytes, only_if: Condition) -> None:
         """Put under a precondition: first what is noted goes to disk, then the object moves, then the move does."""
         try:
             self._require(path, file, only_if)  # whoever is late finds out here, without any writing
-            directory = os.path.dirname(file)
             temporary = self._write_aside(directory, (content,))
             try:
                 if self._fsync:
@@ -199,7 +205,8 @@ class LocalStorage(Storage):
                 found = _files.read(file, None)
             except (FileNotFoundError, NotADirectoryError):
                 raise PreconditionFailedError(f"object `{path}` does not exist any more") from None
-            if ContentVersion(found) != only_if.since:
+            since = only_if.since
+            if not (since.is_of(found) if isinstance(since, ContentVersion) else ContentVersion(found) == since):
                 raise PreconditionFailedError(f"object `{path}` is not what it was")
 
     def _write_aside(self, directory: str, pieces: Sequence[Buffer]) -> str:
