@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Hashable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -37,6 +38,7 @@ ARRAY_VARIABLE = "__xarray_dataarray_variable__"
 ARRAY_NAME = "__xarray_dataarray_name__"
 
 HELD_BYTES = 64 << 20
+ARRAYS_AT_ONCE = 8
 
 
 def to_icechunk(
@@ -301,10 +303,28 @@ class LazyArrayWriter(ArrayWriter):  # type: ignore[misc]
 
     def write_eager(self) -> None:
         """Write the values in memory, and forget them."""
-        todo = zip(self.eager_sources, self.eager_targets, self.eager_regions, strict=True)
+        writes = zip(self.eager_targets, self.eager_regions, self.eager_sources, strict=True)
+        by_target: dict[int, list[tuple[Any, Any, Any]]] = {}
+        for write in writes:
+            by_target.setdefault(id(write[0]), []).append(write)
         self.eager_sources, self.eager_targets, self.eager_regions, self._held = [], [], [], 0
-        for source, target, region in todo:
-            target[region or ...] = source
+        if len(by_target) > 1 and all(_is_remote(group[0][0]) for group in by_target.values()):
+            with ThreadPoolExecutor(min(len(by_target), ARRAYS_AT_ONCE), thread_name_prefix="icechunk") as pool:
+                list(pool.map(_write_all, by_target.values()))
+        else:
+            for group in by_target.values():
+                _write_all(group)
+
+
+def _is_remote(target: Any) -> bool:
+    """Whether what storing costs is waiting, so that it pays to wait for several arrays at once."""
+    store = target.store
+    return isinstance(store, IcechunkStore) and store.session._core.width >= ARRAYS_AT_ONCE
+
+
+def _write_all(writes: list[tuple[Any, Any, Any]]) -> None:
+    for target, region, source in writes:
+        target[region or ...] = source
 
 
 def _write_lazy(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import Barrier
 from typing import Any
 
 import dask
@@ -266,6 +267,29 @@ def test_writer_keeps_dask_apart(session: icechunk.Session) -> None:
     writer.write_eager()
     assert target[...].tolist() == [7, 1, 2, 3]
     assert not writer.eager_sources
+
+
+def test_arrays_are_written_side_by_side_where_storage_is_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = Barrier(2)
+    written: list[tuple[str, object]] = []
+
+    class Target:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __setitem__(self, region: object, source: int) -> None:
+            if source == 0:
+                both.wait(timeout=60)
+            written.append((self.name, source))
+
+    monkeypatch.setattr("icechunk.xarray._is_remote", lambda target: True)
+    writer, targets = LazyArrayWriter(), [Target("a"), Target("b")]
+    for source in (0, 1):
+        for target in targets:
+            writer.add(source, target)
+    writer.write_eager()
+    for name in "ab":
+        assert [source for target, source in written if target == name] == [0, 1], "each array in order"
 
 
 def test_is_dask_collection() -> None:
