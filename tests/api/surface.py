@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import enum
 import importlib
 import inspect
 from collections.abc import Iterator
@@ -100,6 +101,8 @@ def compare(name: Name) -> str:
             return "is not asynchronous"
         if not name.kind.startswith("async") and is_async:
             return "is asynchronous"
+    if isinstance(ours, enum.EnumMeta):
+        return ""  # called with a value, whatever its signature says in this version of Python
     if name.signature.startswith("(") and name.dotted not in MADE_BY_OTHERS:
         return "; ".join(_compare_signatures(parse(name.signature), signature_of(ours)))
     return ""

@@ -18,6 +18,7 @@ class Content:
     """A program that fills a new repository.
 
     `specs` are the formats it makes sense in. `api` is the version of the API it calls: 2 for what 1.x lacks.
+    In the formats of `extension` only we can write it, but everybody can read it.
     `config` and `authorize` go to the creation and to every opening. `same_zarr` is for what two versions of zarr may
     read differently.
     """
@@ -29,6 +30,7 @@ class Content:
     config: dict[str, Any] = field(default_factory=dict)
     authorize: tuple[str, ...] = ()
     same_zarr: bool = False
+    extension: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         return self.name
@@ -517,6 +519,7 @@ AMENDED = Content(
     ],
     specs=(2,),
     api=2,
+    extension=(1,),
 )
 
 MOVED = Content(
@@ -538,6 +541,7 @@ MOVED = Content(
     ],
     specs=(2,),
     api=2,
+    extension=(1,),
 )
 
 REPO_INFO = Content(

@@ -14,18 +14,29 @@ from tests.interop.programs import CONTENTS, Content, continuation
 pytestmark = pytest.mark.interop
 
 
+def extensions() -> list[Any]:
+    """What only we write: by version of the reader and format."""
+    return [
+        pytest.param(version, content, spec, "ours", id=f"{version}-spec{spec}-{content}-extension")
+        for version, specs in VERSIONS.items()
+        for content in CONTENTS
+        for spec in content.extension
+        if spec in specs
+    ]
+
+
 def cases() -> list[Any]:
     return [
-        pytest.param(version, content, spec, id=f"{version}-spec{spec}-{content}")
+        pytest.param(version, content, spec, first, id=f"{version}-spec{spec}-{content}-{first}")
         for version, specs in VERSIONS.items()
         for content in CONTENTS
         for spec in content.specs
         if spec in specs and content.api <= int(version[0])
+        for first in ("ours", "theirs")
     ]
 
 
-@pytest.mark.parametrize("first", ["ours", "theirs"])
-@pytest.mark.parametrize(("oracle", "content", "spec"), cases(), indirect=["oracle"])
+@pytest.mark.parametrize(("oracle", "content", "spec", "first"), [*cases(), *extensions()], indirect=["oracle"])
 def test_exchange(
     oracle: Engine, ours: Engine, content: Content, spec: int, first: str, tmp_path: Path, data: Path
 ) -> None:
@@ -45,8 +56,7 @@ def test_exchange(
         assert not differences(seen, program.describe(oracle, content.authorize)), f"{engine.name} committed on top"
 
 
-@pytest.mark.parametrize("first", ["ours", "theirs"])
-@pytest.mark.parametrize(("oracle", "content", "spec"), cases(), indirect=["oracle"])
+@pytest.mark.parametrize(("oracle", "content", "spec", "first"), cases(), indirect=["oracle"])
 def test_relay(
     oracle: Engine, ours: Engine, content: Content, spec: int, first: str, tmp_path: Path, data: Path
 ) -> None:
