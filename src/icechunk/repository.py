@@ -16,14 +16,24 @@ from icechunk.ancestry_graph import AncestryGraph, ancestry_graph
 from icechunk.config import RepositoryConfig, StorageSettings
 from icechunk.conflicts import ConflictSolver
 from icechunk.core import RepositoryCore, new_workspace, ref_context
-from icechunk.credentials import check_authorization
+from icechunk.credentials import AnyCredential, check_authorization
 from icechunk.display import Card, Plain, Row, Shown
 from icechunk.errors import ErrorKind, InvalidInputError, RepositoryNotFoundError
 from icechunk.format.ids import format_id, parse_snapshot_id
 from icechunk.format.repo_info import SnapshotRecord
 from icechunk.format.values import to_json_domain
 from icechunk.history import diff_logs
-from icechunk.info import Attribution, Diff, SnapshotInfo, SpecVersion
+from icechunk.info import (
+    Attribution,
+    Diff,
+    FeatureFlag,
+    GCSummary,
+    ManifestFileInfo,
+    RepoStatus,
+    SnapshotInfo,
+    SpecVersion,
+    Update,
+)
 from icechunk.iterators import AsyncCloseableIterator
 from icechunk.maintenance import Maintenance
 from icechunk.rebase import log_ids
@@ -35,9 +45,26 @@ from icechunk.workspace import Mode
 if TYPE_CHECKING:
     from icechunk.store import IcechunkStore
 
-__all__ = ["Repository"]
+__all__ = [  # Repository, and the names that annotations of others import from here
+    "AnyCredential",
+    "FeatureFlag",
+    "GCSummary",
+    "IcechunkStore",
+    "ManifestFileInfo",
+    "RepoStatus",
+    "Repository",
+    "Update",
+]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "IcechunkStore":  # loads zarr, so not before somebody asks
+        from icechunk.store import IcechunkStore
+
+        return IcechunkStore
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class Repository(Maintenance, Shown):
@@ -325,6 +352,7 @@ class Repository(Maintenance, Shown):
 
     async def _session(self, snapshot_id: bytes, mode: Mode, branch: str | None = None) -> Session:
         workspace = new_workspace(self._core, snapshot_id, mode)
+        workspace.since = self._core.refs.moment()
         await workspace.load()
         return Session(workspace, self._core, branch)
 

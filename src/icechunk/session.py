@@ -43,7 +43,16 @@ from icechunk.workspace import Mode, Workspace
 if TYPE_CHECKING:
     from icechunk.store import IcechunkStore
 
-__all__ = ["ForkSession", "MergeOverlapWarning", "Session"]
+__all__ = ["ForkSession", "IcechunkStore", "MergeOverlapWarning", "Session"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "IcechunkStore":  # loads zarr, so not before somebody asks
+        from icechunk.store import IcechunkStore
+
+        return IcechunkStore
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 _REMOTE = 16
 """Requests worth having under way from which on round trips, not bytes, are what storage costs."""

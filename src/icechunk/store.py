@@ -24,14 +24,14 @@ from icechunk.format.node_path import parse_path
 from icechunk.iterators import AsyncCloseableIterator
 from icechunk.storage.base import ByteRange
 from icechunk.virtual_refs import inline_bytes, location_texts, refs_from_columns, refs_from_specs, virtual_ref
+from icechunk.virtual_types import VirtualChunkSpec
 from icechunk.workspace import Mode, Workspace
 from icechunk.zarr_keys import ChunkKey, parse_key
 
 if TYPE_CHECKING:
     from icechunk.session import Session
-    from icechunk.virtual_types import VirtualChunkSpec
 
-__all__ = ["IcechunkStore"]
+__all__ = ["IcechunkStore", "VirtualChunkSpec"]
 
 Refused: TypeAlias = list[tuple[int, ...]]
 """Indices of chunks whose location no container serves."""

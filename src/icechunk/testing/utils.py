@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import TYPE_CHECKING
 
 from icechunk.repository import Repository
 from icechunk.session import Session
 from icechunk.storage import in_memory_storage
+from icechunk.store import IcechunkStore
 from icechunk.testing.models import GroupNode, ModelStore
 from icechunk.testing.trees import is_descendant
-
-if TYPE_CHECKING:
-    from icechunk.store import IcechunkStore
 
 
 def tree_to_model_and_icechunk(
