@@ -1,1 +1,1 @@
-"""How fast, beside the Rust implementation: `python -m benchmarks` asks all questions, `python -m benchmarks NAME` one."""
+"""Measuring this package against the Rust one: `python benchmarks/run.py`. One question per file in `questions/`."""

@@ -1,7 +1,13 @@
-"""Run benchmarks for our package and the Rust implementation in one go, taking turns, and print the ratios.
+"""Measure this package and the Rust one alternately, print the table, and keep it in docs/performance.md.
 
-Each engine runs in a process of its own, since both are called `icechunk`. The interpreters of the reference are looked
-for where `scripts/test` installs them, or given by ICECHUNK_ORACLE_1_1_21 and ICECHUNK_ORACLE_2_3_0.
+    python benchmarks/run.py                     # every row; about half an hour
+    python benchmarks/run.py import tiny-commit  # rows whose names begin so
+    python benchmarks/run.py --list              # the names
+    python benchmarks/run.py --write             # also write docs/performance.md
+
+Needs the environments that `scripts/test` makes, or `--ours`, `--ours-new`, `--ref11`, `--ref23` with paths to Pythons.
+Each engine is a process of its own (all are called `icechunk`). Rounds alternate between them, so that a busy moment of
+the machine hits all; the table has medians. A ratio below 1 means that ours is faster, or takes less memory.
 """
 
 from __future__ import annotations
@@ -15,201 +21,230 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from benchmarks import questions  # noqa: F401 - fills the list
-from benchmarks.rows import ROWS, Row
 
 ROOT = Path(__file__).parent.parent
-OURS = "ours"
+sys.path.insert(0, str(ROOT))
 
+from benchmarks.harness import Fixture, Row, all_rows, questions  # noqa: E402
 
-def interpreter(engine: str) -> str | None:
-    """The Python that has this engine installed, None when there is none."""
-    if engine == OURS:
-        return sys.executable
-    given = os.environ.get(f"ICECHUNK_ORACLE_{engine.replace('.', '_')}")
-    candidates = [given] if given else [str(ROOT / ".cache" / "oracles" / engine / "bin" / "python")]
-    return next((path for path in candidates if path and Path(path).exists()), None)
+CACHE = ROOT / ".cache" / "benchmarks"
+REPORT = ROOT / "docs" / "performance.md"
+PAIRS = (("ours", "1.1.21"), ("ours-new", "2.3.0"))  # each reference beside us on the same Python and zarr
 
 
 class Engine:
-    """A worker process that stays for many requests."""
+    """A worker process with one icechunk, started when it is needed."""
 
     def __init__(self, name: str, python: str) -> None:
-        self.name = name
-        path = os.pathsep.join([str(ROOT), *([str(ROOT / "src")] if name == OURS else [])])
-        self._process = subprocess.Popen(
-            [python, "-m", "benchmarks.worker"],
-            cwd=ROOT,
-            env={**_environment(), "PYTHONPATH": path, "ICECHUNK_NO_LOGS": "1"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
+        self.name, self.python = name, python
+        self._process: subprocess.Popen[str] | None = None
 
-    def ask(self, do: str, row: Row, directory: str, repeats: int = 1) -> dict[str, Any]:
-        """The answer to one request."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        request = {"do": do, "row": row.name, "directory": directory, "repeats": repeats}
-        self._process.stdin.write(json.dumps(request) + "\n")
+    def obey(self, **order: object) -> dict[str, float]:
+        if self._process is None:
+            environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+            if self.name.startswith("ours"):
+                environment["PYTHONPATH"] = str(ROOT / "src")
+            self._process = subprocess.Popen(
+                [self.python, str(ROOT / "benchmarks" / "harness.py")],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                env=environment,
+            )
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.name} died while it did {do} of {row.name}")
-        reply: dict[str, Any] = json.loads(line)
-        if "error" in reply:
-            raise RuntimeError(f"{self.name}, {do} of {row.name}: {reply['error']}")
-        return reply
+        answer = json.loads(self._process.stdout.readline() or '{"error": "the process died"}')
+        if "error" in answer:
+            raise RuntimeError(f"{self.name}: {answer['error']}")
+        return dict(answer)
 
-    def close(self) -> None:
-        """End the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-
-
-def _environment() -> dict[str, str]:
-    """What users have: compiled modules are kept, so that imports cost what they cost the second time."""
-    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-
-
-@contextmanager
-def running(name: str) -> Iterator[Engine]:
-    """An engine for a while."""
-    python = interpreter(name)
-    assert python is not None
-    engine = Engine(name, python)
-    try:
-        yield engine
-    finally:
-        engine.close()
+    def stop(self) -> None:
+        if self._process is not None:
+            assert self._process.stdin
+            self._process.stdin.close()
+            self._process.wait()
+            self._process = None
 
 
 @dataclass
 class Result:
-    """All measurements of one engine for one row."""
+    """What was measured for one row: by engine the rounds, in seconds or bytes."""
 
-    seconds: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
-    memory: list[int] = field(default_factory=list)
+    row: Row
+    rounds: dict[str, list[float]] = field(default_factory=dict)
 
-    def add(self, reply: dict[str, Any]) -> None:
-        """Take over what a worker answered."""
-        self.seconds += [time["seconds"] for time in reply["times"]]
-        self.cpu += [time["cpu"] for time in reply["times"]]
-        self.memory.append(reply["memory"])
+    def median(self, engine: str) -> float | None:
+        values = self.rounds.get(engine)
+        return statistics.median(values) if values else None
 
 
-def ask(row: Row, names: list[str], work: Path) -> dict[str, Result]:
-    """Run one row for all engines, taking turns."""
-    directories = _build(row, names, work)
-    results = {name: Result() for name in names}
-    with ExitStack() as stack:
-        engines = {} if row.fresh else {name: stack.enter_context(running(name)) for name in names}
-        if not row.fresh:
-            for name, engine in engines.items():
-                engine.ask("measure", row, directories[name])  # the first call pays for imports and page cache
-        for _ in range(row.rounds):
-            for name in names:
-                if row.fresh:
-                    with running(name) as engine:
-                        results[name].add(engine.ask("measure", row, directories[name]))
-                else:
-                    results[name].add(engines[name].ask("measure", row, directories[name], row.repeats))
-    return results
+def place_for(row: Row, engine: Engine, engines: dict[str, Engine], scratch: Path) -> Path:
+    """A directory for the row: a copy of its fixture, or empty."""
+    place = scratch / f"{row.name}-{engine.name}"
+    if row.fixture is None:
+        place.mkdir()
+    else:
+        shutil.copytree(made(row, row.fixture, engine, engines), place)
+    return place
 
 
-def _build(row: Row, names: list[str], work: Path) -> dict[str, str]:
-    builders = {"each": names, "ours": [OURS], "reference": [next(name for name in names if name != OURS)]}
-    directories = {}
-    for name in names:
-        builder = name if row.built_by == "each" else builders[row.built_by][0]
-        path = work / row.name / builder
-        directories[name] = str(path)
-        if row.build is not None and not path.exists():
-            path.mkdir(parents=True)
-            with running(builder) as engine:
-                engine.ask("build", row, str(path))
-    return directories
+def made(row: Row, fixture: Fixture, engine: Engine, engines: dict[str, Engine]) -> Path:
+    """The fixture in the cache, made now if it is not there."""
+    writer = engines["2.3.0"] if fixture.writer == "reference" else engine
+    details = "".join(f"-{key}{value}" for key, value in sorted(fixture.arguments.items()))
+    path = CACHE / f"{fixture.name}{details}-by-{writer.name}"
+    if not path.exists():
+        unfinished = path.with_suffix(".unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.parent.mkdir(parents=True, exist_ok=True)
+        writer.obey(do="make", row=row.name, path=str(unfinished))
+        unfinished.rename(path)
+    return path
 
 
-HEADER = (
-    "| question | reference | theirs | ours | ratio | CPU ratio | memory, theirs / ours | wanted |\n"
-    "|---|---|---|---|---|---|---|---|"
-)
+def measure(row: Row, engines: dict[str, Engine], scratch: Path) -> Result:
+    taking_part = [engine for engine in engines.values() if engine.name != "1.1.21" or row.needs == "1.1.21"]
+    if row.needs == "2.3.0":
+        taking_part = [engine for engine in taking_part if engine.name != "ours"]
+    result = Result(row)
+    places = {engine.name: place_for(row, engine, engines, scratch) for engine in taking_part}
+    warm_up = 0 if row.fresh or row.rounds == 1 else 1
+    for number in range(row.rounds + warm_up):
+        for engine in taking_part:
+            if row.fresh:
+                engine.stop()
+                if row.fixture is None:
+                    shutil.rmtree(places[engine.name])
+                    places[engine.name].mkdir()
+            answer = engine.obey(do="measure", row=row.name, path=str(places[engine.name]))
+            if number >= warm_up:
+                result.rounds.setdefault(engine.name, []).append(answer["memory" if row.memory else "seconds"])
+    for place in places.values():
+        shutil.rmtree(place)
+    return result
 
 
-def lines_of(row: Row, results: dict[str, Result]) -> Iterator[str]:
-    """The lines of the table for one row, one per version of the reference."""
-    ours = results[OURS]
-    for name, theirs in results.items():
-        if name == OURS:
+def shown(value: float | None, memory: bool) -> str:
+    if value is None:
+        return ""
+    if memory:
+        return f"{value / 2**20:.0f} MiB"
+    if value < 1e-3:
+        return f"{value * 1e6:.0f} µs"
+    return f"{value * 1e3:.3g} ms" if value < 1 else f"{value:.3g} s"
+
+
+def cells(result: Result) -> list[str]:
+    line = [result.row.title]
+    for ours, theirs in PAIRS:
+        mine, other = result.median(ours), result.median(theirs)
+        ratio = f"**{mine / other:.2f}**" if mine and other else ""
+        line += [shown(mine, result.row.memory), shown(other, result.row.memory), ratio]
+    return line
+
+
+HEADERS = ["", "ours", "1.1.21", "ratio", "ours, newest zarr", "2.3.0", "ratio"]
+
+
+def report(results: list[Result], pythons: dict[str, str]) -> str:
+    """docs/performance.md."""
+    by_name = {result.row.name: result for result in results}
+    lines = [
+        "# Performance",
+        "",
+        "Measured against the Rust package, in one go and alternating, each engine in a process of its own:",
+        "",
+        "```bash",
+        "python benchmarks/run.py --write",
+        "```",
+        "",
+        f"On {platform.machine()}, {os.cpu_count()} cores, {platform.system()} {platform.release().split('-')[0]}; "
+        + "; ".join(f"{name}: {text}" for name, text in pythons.items())
+        + ".",
+        "",
+        "Medians. A ratio below 1 means that ours is faster, or takes less memory. One row alone: `python benchmarks/run.py NAME`",
+        "(`--list` shows the names).",
+    ]
+    for question in questions():
+        rows = [row for row in question.ROWS if row.name in by_name]
+        if not rows:
             continue
-        ratio = statistics.median(ours.seconds) / statistics.median(theirs.seconds)
-        cpu = statistics.median(ours.cpu) / max(statistics.median(theirs.cpu), 1e-9)
-        memory = ""
-        if row.fresh:
-            memory = f"{max(theirs.memory) / 2**20:.0f} / {max(ours.memory) / 2**20:.0f} MB"
-        yield (
-            f"| {row.question} | {name} | {_text(theirs.seconds)} | {_text(ours.seconds)} | **{ratio:.2f}** | {cpu:.2f} "
-            f"| {memory} | {row.target:g} |"
-        )
+        first, _, rest = (question.__doc__ or "").partition("\n\n")
+        lines += ["", f"## {first.strip()}", ""]
+        if rest.strip():
+            lines += [" ".join(rest.split()), ""]
+        lines += ["| " + " | ".join(HEADERS) + " |", "|---" + "|--:" * 6 + "|"]
+        lines += ["| " + " | ".join(cells(by_name[row.name])) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
 
 
-def _text(seconds: list[float]) -> str:
-    median = statistics.median(seconds)
-    if median < 1e-3:
-        return f"{median * 1e6:.0f} µs"
-    return f"{median * 1e3:.3g} ms" if median < 1 else f"{median:.3g} s"
+def versions(engine: Engine) -> str:
+    code = (
+        "import sys, importlib.metadata as m; print('Python', sys.version.split()[0] + ', zarr', m.version('zarr') + ', numpy',"
+        " m.version('numpy'))"
+    )
+    return subprocess.run([engine.python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def find_engines(arguments: argparse.Namespace) -> dict[str, Engine]:
+    places = {
+        "ours": arguments.ours or ROOT / ".venv-test-3.11/bin/python",
+        "1.1.21": arguments.ref11 or ROOT / ".cache/oracles/1.1.21/bin/python",
+        "ours-new": arguments.ours_new or ROOT / ".venv-test-3.12/bin/python",
+        "2.3.0": arguments.ref23 or ROOT / ".cache/oracles/2.3.0/bin/python",
+    }
+    missing = [name for name, python in places.items() if not Path(python).exists()]
+    if missing:
+        sys.exit(f"no Python for {', '.join(missing)}: run scripts/test once, or name them (--help)")
+    return {name: Engine(name, str(python)) for name, python in places.items()}
 
 
 def main() -> None:
-    """Ask what the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("rows", nargs="*", help="names of rows, or beginnings of them; all by default")
-    parser.add_argument("--list", action="store_true", help="name the rows and stop")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
-    parser.add_argument("--keep", type=Path, help="a directory in which to keep what is built, for another run")
-    arguments = parser.parse_args()
-    chosen = [row for row in ROWS.values() if not arguments.rows or row.name.startswith(tuple(arguments.rows))]
-    if arguments.list:
-        print("\n".join(f"{row.name:28} {row.question}" for row in chosen))
-        return
-    work = arguments.keep or Path(tempfile.mkdtemp(prefix="icechunk-benchmarks-"))
-    table = [HEADER]
-    print(HEADER, flush=True)
-    try:
-        for row in chosen:
-            names = [OURS, *(name for name in row.against if interpreter(name))]
-            try:
-                found = list(lines_of(row, ask(row, names, work)))
-            except RuntimeError as error:
-                found = [f"| {row.question} | failed: {error} |||||||"]
-            table += found
-            print("\n".join(found), flush=True)
-    finally:
-        if arguments.keep is None:
-            shutil.rmtree(work, ignore_errors=True)
-    if arguments.write:
-        _write(table)
-
-
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-
-
-def _write(table: list[str]) -> None:
-    path = ROOT / "docs" / "performance.md"
-    text = path.read_text() if path.exists() else f"# Performance\n\n{BEGIN}\n{END}\n"
-    head, _, rest = text.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    machine = (
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", nargs="*", help="names of rows, or what they begin with")
+    parser.add_argument("--list", action="store_true", help="show the names of all rows")
+    parser.add_argument(
+        "--write", action="store_true", help="write docs/performance.md (only when all rows are measured)"
     )
-    measured = "\n".join(["", f"`python -m benchmarks --write`, on {machine}:", "", *table, ""])
-    path.write_text(f"{head}{BEGIN}{measured}{END}{tail}")
+    parser.add_argument("--rounds", type=int, help="measure each row so often")
+    for engine in ("ours", "ours-new", "ref11", "ref23"):
+        parser.add_argument(f"--{engine}", metavar="PYTHON")
+    arguments = parser.parse_args()
+    rows = [
+        row
+        for row in all_rows().values()
+        if not arguments.rows or any(row.name.startswith(one) for one in arguments.rows)
+    ]
+    if arguments.list:
+        for row in rows:
+            print(f"{row.name:32} {row.title}")
+        return
+    engines = find_engines(arguments)
+    results = []
+    print(f"{'':58}" + "".join(f"{header:>10}" for header in ("ours", "1.1.21", "ratio", "ours/new", "2.3.0", "ratio")))
+    with tempfile.TemporaryDirectory(prefix="icechunk-bench-") as scratch:
+        for row in rows:
+            if arguments.rounds:
+                row = Row(**{**row.__dict__, "rounds": arguments.rounds})
+            try:
+                results.append(measure(row, engines, Path(scratch)))
+            except RuntimeError as error:
+                print(f"{row.title:58} failed: {error}", flush=True)
+                continue
+            first, *others = cells(results[-1])
+            print(f"{first:58}" + "".join(f"{cell.strip('*'):>10}" for cell in others), flush=True)
+    if arguments.write and not arguments.rows:
+        REPORT.write_text(
+            report(results, {name: versions(engine) for name, engine in engines.items()}), encoding="utf-8"
+        )
+        print(f"wrote {REPORT.relative_to(ROOT)}")
+    for engine in engines.values():
+        engine.stop()
+
+
+if __name__ == "__main__":
+    main()

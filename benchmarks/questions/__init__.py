@@ -1,0 +1,1 @@
+"""One question per module: its docstring asks it, its `ROWS` answer it."""
