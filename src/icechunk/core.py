@@ -71,13 +71,15 @@ class RepositoryCore:
 
     def with_config(self, config: RepositoryConfig, authorized: Mapping[str, Any] | None = None) -> RepositoryCore:
         """The same repository under another configuration."""
-        return RepositoryCore(
+        core = RepositoryCore(
             self.base_storage,
             config,
             self.spec,
             self.authorized if authorized is None else authorized,
             self.default_metadata,
         )
+        core.__dict__["refs"] = self.refs.under(ref_context(core.storage, core.assets, core.effective))
+        return core
 
     @cached_property
     def storage(self) -> Storage:

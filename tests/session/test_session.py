@@ -522,3 +522,15 @@ def test_a_failed_commit_can_be_tried_again(spec, nth):
     repo = icechunk.Repository.open(inner)
     assert get(repo.readonly_session("main").store, "a/c/0/0") == b"x"
     assert history(repo) == ["x", "Repository initialized"]
+
+
+def test_a_config_saved_by_somebody_else_meanwhile_is_not_overwritten(storage):
+    """In the older format, which can tell."""
+    icechunk.Repository.create(storage, spec_version=1)
+    ours = icechunk.Repository.open(storage).reopen(icechunk.RepositoryConfig(inline_chunk_threshold_bytes=5))
+    theirs = icechunk.Repository.open(storage).reopen(icechunk.RepositoryConfig(inline_chunk_threshold_bytes=6))
+    theirs.save_config()
+    with pytest.raises(icechunk.ConflictError) as caught:
+        ours.save_config()
+    assert caught.value.kind == "config-updated"
+    assert icechunk.Repository.fetch_config(storage).inline_chunk_threshold_bytes == 6

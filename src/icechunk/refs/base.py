@@ -9,11 +9,12 @@ Ids are bytes here, times integers of microseconds since 1970 (UTC). The clock a
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, Protocol, Self
 
 from icechunk._driver import pause
 from icechunk.errors import (
@@ -96,6 +97,8 @@ class Publication:
         The snapshot at which the branch must still stand.
     previous : bytes or None
         The tip that an amend replaces.
+    since : int or None
+        How far history had come (`RefStore.moment`) when the first file was written that only this snapshot needs.
     """
 
     kind: Literal["commit", "amend", "detached"]
@@ -103,6 +106,7 @@ class Publication:
     branch: str | None = None
     expected: bytes | None = None
     previous: bytes | None = None
+    since: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +258,8 @@ class RefStore(ABC):
     expiry_rule: ExpiryRule
     registers_snapshots: bool
     """Whether snapshots are known by a register; where not, a snapshot exists when its file does."""
+    logs_collections: bool
+    """Whether `publish` can tell that a collection ran; where not, any session that took long may have met one."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -263,6 +269,12 @@ class RefStore(ABC):
         """Go on under other settings, which may have been stored here; what was read so far is kept."""
         self.context = context
         self.storage = context.storage
+
+    def under(self, context: Context) -> Self:
+        """A ref store of its own under other settings, which knows what this one has read."""
+        twin = copy.copy(self)
+        twin.rebind(context)
+        return twin
 
     # ---- branches and tags
 
@@ -348,6 +360,10 @@ class RefStore(ABC):
     # ---- publishing
 
     @abstractmethod
+    def moment(self) -> int:
+        """How far history had come when it was last read: a time to be given to `Publication`."""
+
+    @abstractmethod
     async def prepare(self, branch: str) -> Prepared:
         """Do, while the files of a commit are being written, what can be done ahead of `publish`."""
 
@@ -355,7 +371,8 @@ class RefStore(ABC):
     async def publish(self, publication: Publication, prepared: Prepared | None = None) -> None:
         """Make a snapshot visible by one compare-and-swap.
 
-        Raises `ConflictError` when the branch does not stand where it is expected to. Nothing of it is visible then.
+        Raises `ConflictError` when the branch does not stand where it is expected to, and `CollectionRan` when a
+        collection ran after `publication.since`, which may have taken files of the snapshot. Nothing of it is visible then.
         """
 
     @abstractmethod
@@ -413,6 +430,14 @@ class RefStore(ABC):
 
 
 # ---- errors, each worded in one place
+
+
+class CollectionRan(Exception):
+    """A collection may have taken files that are about to be published; `at` is how far history has come by now."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__(at)
+        self.at = at
 
 
 class MissingSnapshotError(SnapshotNotFoundError, ObjectNotFoundError):

@@ -156,6 +156,7 @@ class RefFiles(RefStore):
 
     spec = 1
     registers_snapshots = False
+    logs_collections = False
     expiry_rule = ExpiryRule(through_tips=False, root_expires=True)
 
     def __init__(self, context: Context) -> None:
@@ -167,7 +168,7 @@ class RefFiles(RefStore):
 
     def rebind(self, context: Context) -> None:
         super().rebind(context)
-        self._chain.rebind(context)
+        self._chain = self._chain.under(context)
 
     # ---- branches and tags
 
@@ -418,6 +419,9 @@ class RefFiles(RefStore):
         self._chain.forget(record.id)
 
     # ---- publishing
+
+    def moment(self) -> int:
+        return self.context.now()
 
     async def prepare(self, branch: str) -> Prepared:
         stand, overtaken = await gather(self._stand(branch), self.storage.exists(REPO_OBJECT), limit=self.context.width)

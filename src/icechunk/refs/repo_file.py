@@ -58,6 +58,7 @@ from icechunk.format.repo_info import (
 from icechunk.format.snapshot import Snapshot
 from icechunk.refs.base import (
     MAIN,
+    CollectionRan,
     Context,
     ExpiryRule,
     Flag,
@@ -114,6 +115,7 @@ class RepoFile(RefStore):
 
     spec = 2
     registers_snapshots = True
+    logs_collections = True
     expiry_rule = ExpiryRule(through_tips=True, root_expires=False)
 
     def __init__(self, context: Context) -> None:
@@ -209,6 +211,10 @@ class RepoFile(RefStore):
         await self.storage.put(OVERWRITTEN + name, stand.data)
         self._backup = stand.version, name
         return name
+
+    def moment(self) -> int:
+        last = self._last
+        return last.info.updates[0].at if last is not None and last.info.updates else 0
 
     async def prepare(self, branch: str) -> Prepared:
         last = self._last
@@ -415,6 +421,8 @@ def publish_in(info: RepoInfo, publication: Publication) -> Change:
     if parent is None:
         raise SessionStateError("cannot amend the initial commit", ErrorKind.NO_AMEND_FOR_INITIAL_COMMIT)
     check_order(record, parent)
+    if publication.since is not None and _was_collected(info, publication.since):
+        raise CollectionRan(info.updates[0].at)
     info = info.with_snapshot(record)
     if branch is None:
         return info, NewDetachedSnapshot(record.id)
@@ -424,6 +432,16 @@ def publish_in(info: RepoInfo, publication: Publication) -> Change:
         assert previous is not None
         return info, CommitAmended(branch, previous, record.id)
     return info, NewCommit(branch, record.id)
+
+
+def _was_collected(info: RepoInfo, since: int) -> bool:
+    """Whether a collection ran after `since`, or may have: what is older than this object's part of the log counts."""
+    for update in info.updates:
+        if update.at <= since:
+            return False
+        if isinstance(update.kind, GCRan):
+            return True
+    return True
 
 
 def history_of(info: RepoInfo) -> History:

@@ -34,9 +34,9 @@ class SnapshotChain:
         self._context = context
         self._records: dict[bytes, SnapshotRecord] = dict(known or {})
 
-    def rebind(self, context: Context) -> None:
-        """Go on under other settings."""
-        self._context = context
+    def under(self, context: Context) -> SnapshotChain:
+        """A chain under other settings, which knows what this one has read."""
+        return SnapshotChain(context, self._records)
 
     async def record(self, snapshot_id: bytes) -> SnapshotRecord:
         """What the file of a snapshot says of it; raises `MissingSnapshotError`."""
