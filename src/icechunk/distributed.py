@@ -179,7 +179,10 @@ class ParallelWrite:
         if self._origin is None or self._origin[0] != size:
             self._origin = (size, self.session.fork())
             self._bases.add(self._origin[1].snapshot_id)
-        return self._origin[1].fork()
+        fork = self._origin[1].fork()
+        # these books keep track of it: a failed or superseded attempt is dropped on purpose
+        fork._workspace.handed_on = True
+        return fork
 
     def collect(self, part: Hashable, result: ForkSession) -> None:
         """Take back what a worker wrote for `part`; replaces an earlier result of the same part.

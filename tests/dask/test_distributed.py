@@ -7,11 +7,13 @@ from collections.abc import Iterator
 import dask.array as da
 import numpy as np
 import pytest
+import xarray as xr
 import zarr
 
 import icechunk
-from icechunk.dask import store_dask
+from icechunk.dask import session_merge_reduction, store_dask
 from icechunk.distributed import ParallelWrite
+from icechunk.xarray import to_icechunk
 
 from .conftest import committed, make, values
 
@@ -36,6 +38,28 @@ def test_store_dask(client: object, repo: icechunk.Repository, session: icechunk
     session.commit("values")
     np.testing.assert_array_equal(committed(repo), values())
     np.testing.assert_array_equal(committed(repo, "b"), values() + 1)
+
+
+def test_merging_the_forks_behind_stored_arrays(
+    client: object, repo: icechunk.Repository, session: icechunk.Session
+) -> None:
+    fork = session.fork()
+    source, target = da.from_array(values(), chunks=(3, 2)), zarr.open_array(fork.store, path="a")
+    stored = da.store(source, target, lock=False, compute=False, return_stored=True, load_stored=False)
+    session.merge(session_merge_reduction(stored if isinstance(stored, da.Array) else stored[0], split_every=2))
+    session.commit("values")
+    np.testing.assert_array_equal(committed(repo), values())
+
+
+def test_to_icechunk(client: object, repo: icechunk.Repository) -> None:
+    data = xr.Dataset({f"v{i}": (("y", "x"), da.from_array(values() + i, chunks=(3, 6))) for i in range(3)})
+    session = repo.writable_session("main")
+    to_icechunk(data, session)
+    to_icechunk(data + 7, session, append_dim="y")
+    session.commit("values")
+    for i in range(3):
+        np.testing.assert_array_equal(committed(repo, f"v{i}")[:12], values() + i)
+        np.testing.assert_array_equal(committed(repo, f"v{i}")[12:], values() + i + 7)
 
 
 def write_row(fork: icechunk.ForkSession, row: int) -> None:

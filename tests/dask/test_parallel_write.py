@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
+import warnings
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 
@@ -107,9 +109,13 @@ class Flaky:
 
 
 def test_map_retries(repo: icechunk.Repository, session: icechunk.Session) -> None:
-    with ThreadPoolExecutor(2) as pool, ParallelWrite(session, [0], message="rows") as write:
-        write.map(Flaky(2), executor=pool, retries=2)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        with ThreadPoolExecutor(2) as pool, ParallelWrite(session, [0], message="rows") as write:
+            write.map(Flaky(2), executor=pool, retries=2)
+        gc.collect()
     np.testing.assert_array_equal(committed(repo)[:3], values()[:3])
+    assert not [str(warning) for warning in seen if "dropped" in str(warning.message)], "failed attempts are no loss"
 
 
 def test_map_gives_up_and_can_be_called_again(repo: icechunk.Repository, session: icechunk.Session) -> None:

@@ -72,6 +72,14 @@ def test_into_a_fork(repo: icechunk.Repository, session: icechunk.Session, elsew
     xr.testing.assert_identical(back(repo), air())
 
 
+async def test_inside_a_running_event_loop(
+    repo: icechunk.Repository, session: icechunk.Session, scheduler: str
+) -> None:
+    to_icechunk(air().chunk(time=4), session)
+    session.commit("air")
+    xr.testing.assert_identical(back(repo), air())
+
+
 # --- modes, appending, regions ----------------------------------------------------------------------------------------
 
 
