@@ -6,7 +6,8 @@
 The head is written anew each time: everything in it has a fixed size or is small, so it is a few passes over columns. The
 heap holds the messages and properties of the snapshots and the entries of the log, which refer only to what is in the
 heap too. It is taken over as it is, with what is new behind it, sharing the vtables that are there. Entries that the log
-drops stay as dead bytes; past a quarter, and when the file is not one of ours, the heap is written anew.
+drops stay as dead bytes; past a quarter, and when the file is not one of ours, the heap is written anew, unless the log
+has entries of a kind that only later versions know: then the whole old file is taken over as the heap.
 """
 
 from __future__ import annotations
@@ -175,15 +176,16 @@ class _Heap:
     def __init__(self, snapshots: SnapshotTable, updates: UpdateLog) -> None:
         doc = updates.doc
         self._begin, self.dead = _landmark(doc)
+        if not self._holds(snapshots, updates):
+            self._begin = self.dead = 0
+        self.dead += _ENTRY_SIZE * (updates.stored - len(updates.positions))
+        enough = self._begin > 0 and 4 * self.dead <= doc.size - self._begin
         self._old: memoryview | None = None
         self._size = 0
-        if self._begin and snapshots.doc is doc and self._holds(snapshots, updates):
-            gone = len(doc.root(REPO)["latest_updates"]) - len(updates.positions)
-            self.dead += _ENTRY_SIZE * gone
-            if 4 * self.dead <= doc.size - self._begin:
-                self._old = memoryview(doc.buf)[self._begin :]
-                self._size = len(self._old) + -len(self._old) % _ALIGN
-        if self._old is None:
+        if snapshots.doc is doc and (enough or updates.has_unknown()):
+            self._old = memoryview(doc.buf)[self._begin :]
+            self._size = len(self._old) + -len(self._old) % _ALIGN
+        else:
             self.dead = 0
         self._new = _Tail({} if self._old is None else self._known_vtables(doc, snapshots))
         self._empty: int | None = None

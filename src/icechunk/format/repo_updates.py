@@ -12,14 +12,12 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, overload
 
 import numpy as np
-import numpy.typing as npt
 
 from icechunk.errors import InternalError
+from icechunk.flatbuf.columns import Positions, TableColumns
 from icechunk.flatbuf.reader import Document, TableView
-from icechunk.format.schemas import UPDATE
+from icechunk.format.schemas import REPO, UPDATE
 from icechunk.format.times import checked_time
-
-Positions = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +248,16 @@ class UpdateLog(Sequence[Update]):
         if place < len(self.fresh):
             return self.fresh[place]
         return read_update(TableView(self.doc, UPDATE, int(self.positions[place - len(self.fresh)])))
+
+    @property
+    def stored(self) -> int:
+        """How many entries the buffer has, those that are no longer in the log included."""
+        return len(self.doc.root(REPO)["latest_updates"]) if self.doc.size else 0
+
+    def has_unknown(self) -> bool:
+        """Whether some entries are of a kind that only later versions know."""
+        codes, _ = TableColumns(self.doc, UPDATE, self.positions).union("update_type")
+        return not np.isin(codes, list(_KINDS)).all()
 
     def added(self, kind: UpdateKind, at: int, backup: str | None, limit: int) -> tuple[UpdateLog, str | None]:
         """The log with one entry more, and the copy to go on from when older ones had to go to keep to the limit.
