@@ -25,6 +25,7 @@ import numpy.typing as npt
 from dask.array import Array
 from dask.base import compute, get_scheduler
 from dask.delayed import delayed
+from typing_extensions import TypeAliasType
 
 from icechunk._driver import run
 from icechunk.change_set import UNTOUCHED
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
 
     from icechunk.workspace import Workspace
 
-SimpleGraph: TypeAlias = Mapping[tuple[str, int], tuple[Any, ...]]
+SimpleGraph = TypeAliasType("SimpleGraph", Mapping[tuple[str, int], tuple[Any, ...]])
+"""A dask graph in its plainest form."""
 Reports: TypeAlias = dict[tuple[int, ...], ChunkRef | None]
 """References by chunk coordinates; None for chunks that were deleted, holding nothing but the fill value."""
 SplitEvery: TypeAlias = int | dict[int, int] | None
