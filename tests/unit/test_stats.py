@@ -28,10 +28,19 @@ async def test_every_native_chunk_counts_once(kit: Kit) -> None:
         "dev", "d0", {(0,): Native(kit.new_id(), 10_000), (1,): shared, (2,): Virtual("s3://b/k", 7, 1000)}
     )
     stats = await chunk_storage_stats(kit.refs, kit.storage)
-    assert (stats.native_bytes, stats.virtual_bytes, stats.inlined_bytes) == (10_110, 2000, 3)
+    assert (stats.native_bytes, stats.virtual_bytes, stats.inlined_bytes) == (10_110, 1000, 3)
     assert stats.non_virtual_bytes() == 10_113
-    assert stats.total_bytes() == 12_113
-    assert sum([stats, stats]).total_bytes() == 24_226
+    assert stats.total_bytes() == 11_113
+    assert sum([stats, stats]).total_bytes() == 22_226
+
+
+async def test_every_range_of_a_foreign_file_counts_once(kit: Kit) -> None:
+    ranges = [("s3://b/k", 0, 32), ("s3://b/k", 32, 32), ("s3://b/k", 0, 16), ("s3://b/l", 0, 32)]
+    await kit.commit("main", "c0", {(i,): Virtual(*one) for i, one in enumerate([*ranges, *ranges])})
+    await kit.commit(
+        "main", "c1", {(9,): Virtual(*ranges[-1]), (8,): Virtual("s3://b/m", 2**40, 1), (7,): Inline(b"x")}
+    )
+    assert (await chunk_storage_stats(kit.refs, kit.storage)).virtual_bytes == 32 + 32 + 16 + 32 + 1
 
 
 async def test_what_no_ref_reaches_does_not_count(kit: Kit) -> None:

@@ -1,35 +1,56 @@
 """How much storage the chunks of a repository take.
 
-Every native chunk counts once, however many snapshots and manifests refer to it; virtual and inline chunks count once per
-manifest that holds them.
+Every native chunk counts once, however many snapshots and manifests refer to it, and so does every range of a foreign file.
+Inline chunks are in the manifests themselves and count once for each that holds them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from icechunk.format.chunk_table import INLINE, NATIVE, VIRTUAL, ChunkTable
 from icechunk.info import ChunkStorageStats
 from icechunk.ops.expire import ExpirationPlan
-from icechunk.ops.id_set import IdSet
+from icechunk.ops.id_set import Ids, IdSet
 from icechunk.ops.progress import Progress, silent
 from icechunk.ops.survey import Limits, Survey
 from icechunk.refs.base import RefStore
 from icechunk.storage.base import Storage
 
+_SPREAD_OFFSET = np.uint64(0x9E3779B97F4A7C15)
+_SPREAD_LENGTH = np.uint64(0xC2B2AE3D27D4EB4F)
+
 
 class _Tally:
-    """Adds up tables. Native chunks that were seen before do not count."""
+    """Adds up tables. Native and virtual chunks that were seen before do not count."""
 
     def __init__(self) -> None:
         self.seen = IdSet()
+        self.seen_elsewhere = IdSet()
+        self.locations: dict[str, int] = {}
         self.native = self.virtual = self.inlined = 0
 
     def add(self, table: ChunkTable) -> None:
         lengths = table.length[table.kind == NATIVE]
         self.native += int(lengths[self.seen.add(table.native_ids())].sum())
-        self.virtual += int(table.length[table.kind == VIRTUAL].sum())
+        lengths = table.length[table.kind == VIRTUAL]
+        self.virtual += int(lengths[self.seen_elsewhere.add(self._ranges(table))].sum())
         self.inlined += int(table.length[table.kind == INLINE].sum())
+
+    def _ranges(self, table: ChunkTable) -> Ids:
+        """For each virtual chunk 12 bytes that tell its range: the number of the file, and 8 of offset and length mixed."""
+        virtual = table.kind == VIRTUAL
+        keys = np.empty((int(virtual.sum()), 12), np.uint8)
+        if len(keys) and table.location_text is not None:
+            texts = table.location_text.take(virtual)
+            numbers = [self.locations.setdefault(text, len(self.locations)) for text in texts.distinct]
+            files = np.array(numbers, ">u4")[texts.codes]
+            mixed = table.offset[virtual] * _SPREAD_OFFSET + table.length[virtual] * _SPREAD_LENGTH
+            keys[:, :4] = files.view(np.uint8).reshape(-1, 4)
+            keys[:, 4:] = mixed.astype(">u8").view(np.uint8).reshape(-1, 8)
+        return keys
 
 
 async def chunk_storage_stats(
