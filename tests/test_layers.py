@@ -33,7 +33,7 @@ LAYERS = (  # top to bottom
     Row("operations", ("ops",)),
     Row("session", ("session",)),
     Row("store", ("store",)),
-    Row("act", ("core", "rebase", "workspace", "commit", "manifest_writer")),
+    Row("act", ("core", "rebase", "workspace", "commit", "manifest_writer", "written_chunks")),
     Row("hold", ("refs", "virtual", "virtual_refs")),
     Row("assets", ("assets", "cache")),
     Row(

@@ -116,6 +116,10 @@ class CommitWriter:
         pruned = () if parent is None else parent.pruned
         return Draft(SnapshotRecord(snapshot_id, parent_id, flushed_at, message, metadata, pruned), log)
 
+    def forget(self) -> None:
+        """Write everything anew the next time."""
+        self._done.clear()
+
     def _changed_arrays(
         self, base: Snapshot, changes: ChangeSet, *, rewrite: bool
     ) -> dict[bytes, tuple[Node, ChunkEdits]]:

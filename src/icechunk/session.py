@@ -9,8 +9,10 @@ contradict each other.
 from __future__ import annotations
 
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from icechunk import moves
 from icechunk._driver import blocking, gather
@@ -37,8 +39,9 @@ from icechunk.format.values import to_json_domain
 from icechunk.history import merge_logs, status_diff
 from icechunk.info import ChunkType, Diff, SessionMode
 from icechunk.rebase import rebase
-from icechunk.refs.base import Prepared, Publication
+from icechunk.refs.base import CollectionRan, Prepared, Publication
 from icechunk.workspace import Mode, Workspace
+from icechunk.written_chunks import check_written_chunks
 
 if TYPE_CHECKING:
     from icechunk.store import IcechunkStore
@@ -56,6 +59,9 @@ def __getattr__(name: str) -> Any:
 
 _REMOTE = 16
 """Requests worth having under way from which on round trips, not bytes, are what storage costs."""
+
+_LONG = 60_000_000
+"""Microseconds after which a session may have met a collection, where those leave no trace."""
 
 _PICKLING = (
     "You must opt-in to pickle writable sessions in a distributed context using Session.fork(). If you are using "
@@ -103,6 +109,7 @@ class Session:
             "snapshot": workspace.snapshot_id,
             "mode": workspace.mode.value,
             "changes": workspace.change_set,
+            "first_chunks": workspace.first_chunks,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -113,6 +120,7 @@ class Session:
             is_fork=self._is_fork,
             change_set=state["changes"],
         )
+        workspace.first_chunks = list(state["first_chunks"])
         # a fork's changes belong to whoever merges them; a copy that is dropped loses nothing
         workspace.handed_on = True
         self.__init__(workspace, state["core"])  # type: ignore[misc]
@@ -315,16 +323,15 @@ class Session:
         """
         branch = self._committable(allow_empty)
         properties = self._properties(metadata)
-        workspace, writer, tries = self._workspace, self._core.commit_writer(), 0
+        workspace, writer = self._workspace, self._core.commit_writer()
+        rebasing, tries = rebase_with is not None, 0
         workspace.seal()
         try:
             while True:
                 try:
-                    record = await self._commit_once(
-                        writer, branch, message, properties, tries, rebase_with is not None
+                    return await self._publish(
+                        writer, partial(self._commit_once, writer, branch, message, properties, tries, rebasing)
                     )
-                    workspace.finish(record)
-                    return format_id(record)
                 except ConflictError as lost:
                     if lost.kind != ErrorKind.COMMIT_CONFLICT or rebase_with is None or tries >= rebase_tries:
                         raise
@@ -343,7 +350,7 @@ class Session:
         properties: dict[str, Any],
         tries: int,
         rebasing: bool,
-    ) -> bytes:
+    ) -> tuple[Publication, Prepared]:
         workspace = self._workspace
         base = await workspace.load()
         if rebasing and self._core.spec > 1:
@@ -356,8 +363,33 @@ class Session:
             return await writer.write(base, workspace.change_set, message=message, metadata=properties)
 
         draft, prepared = await self._write_and_prepare(write, branch, ahead=tries == 0)
-        await self._core.refs.publish(Publication("commit", draft.record, branch, base.id), prepared)
-        return draft.record.id
+        return Publication("commit", draft.record, branch, base.id), prepared
+
+    async def _publish(
+        self, writer: CommitWriter, write: Callable[[], Awaitable[tuple[Publication, Prepared | None]]]
+    ) -> str:
+        """Publish what `write` writes, and end the session with it; returns the id of the new snapshot.
+
+        When a collection ran since the session began, and left the chunks that were written before, all else is written
+        anew. Raises `SessionStateError` (chunk-not-found) when it did not leave them.
+        """
+        refs, workspace = self._core.refs, self._workspace
+        if not refs.logs_collections and workspace.since is not None and refs.moment() - workspace.since > _LONG:
+            await self._check_written_chunks()
+        while True:
+            publication, prepared = await write()
+            try:
+                await refs.publish(replace(publication, since=workspace.since), prepared)
+                workspace.finish(publication.record.id)
+                return format_id(publication.record.id)
+            except CollectionRan as news:
+                await self._check_written_chunks()
+                workspace.since = news.at
+                writer.forget()
+
+    async def _check_written_chunks(self) -> None:
+        workspace = self._workspace
+        await check_written_chunks(workspace.assets, workspace.first_chunks, workspace.change_set)
 
     async def _write_and_prepare(self, write: Callable[[], Any], branch: str, *, ahead: bool) -> tuple[Draft, Prepared]:
         """Write the files of a commit and read where its branch stands: at once where that saves a round trip."""
@@ -394,10 +426,11 @@ class Session:
                     base, workspace.change_set, message=message, metadata=properties, log=log, parent=replaced
                 )
 
-            draft, prepared = await self._write_and_prepare(write, branch, ahead=True)
-            await core.refs.publish(Publication("amend", draft.record, branch, base.id, base.id), prepared)
-            workspace.finish(draft.record.id)
-            return format_id(draft.record.id)
+            async def amended() -> tuple[Publication, Prepared]:
+                draft, prepared = await self._write_and_prepare(write, branch, ahead=True)
+                return Publication("amend", draft.record, branch, base.id, base.id), prepared
+
+            return await self._publish(writer, amended)
         finally:
             workspace.unseal()
 
@@ -420,12 +453,13 @@ class Session:
             if self._core.spec == 1 and not workspace.change_set:
                 raise NoChangesToCommitError()
             await self._core.refs.ensure_writable("cannot flush")
-            draft = await self._core.commit_writer().write(
-                base, workspace.change_set, message=message, metadata=properties
-            )
-            await self._core.refs.publish(Publication("detached", draft.record))
-            workspace.finish(draft.record.id)
-            return format_id(draft.record.id)
+            writer = self._core.commit_writer()
+
+            async def detached() -> tuple[Publication, None]:
+                draft = await writer.write(base, workspace.change_set, message=message, metadata=properties)
+                return Publication("detached", draft.record), None
+
+            return await self._publish(writer, detached)
         finally:
             workspace.unseal()
 
@@ -446,18 +480,17 @@ class Session:
             if replaced.parent_id is None:
                 raise _no_amend()
             log = await core.assets.transaction_log(base.id)
-        prepared = await core.refs.prepare(branch)
-        draft = await core.commit_writer().write(
-            base, workspace.change_set, message=message, metadata=properties, log=log, parent=replaced, rewrite=True
-        )
-        await core.refs.publish(
-            Publication("amend", draft.record, branch, base.id, base.id)
-            if amend
-            else Publication("commit", draft.record, branch, base.id),
-            prepared,
-        )
-        workspace.finish(draft.record.id)
-        return format_id(draft.record.id)
+        writer = core.commit_writer()
+
+        async def rewritten() -> tuple[Publication, Prepared]:
+            prepared = await core.refs.prepare(branch)
+            draft = await writer.write(
+                base, workspace.change_set, message=message, metadata=properties, log=log, parent=replaced, rewrite=True
+            )
+            kind: Literal["amend", "commit"] = "amend" if amend else "commit"
+            return Publication(kind, draft.record, branch, base.id, base.id if amend else None), prepared
+
+        return await self._publish(writer, rewritten)
 
     def _committable(self, allow_empty: bool) -> str:
         if self.read_only or self._branch is None:
@@ -546,6 +579,7 @@ class Session:
             with workspace.lock:
                 workspace.check_editable()
                 overlaps = merge_changes(workspace.change_set, other._workspace.change_set, known=self._known)
+                workspace.first_chunks += other._workspace.first_chunks
                 other._workspace.handed_on = True
             if overlaps:
                 warnings.warn(

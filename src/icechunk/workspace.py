@@ -38,6 +38,7 @@ from icechunk.node_view import NodeView
 from icechunk.splitting import PreloadPolicy
 from icechunk.storage.base import Buffer, ByteRange
 from icechunk.virtual import VirtualChunks
+from icechunk.written_chunks import PROBES
 from icechunk.zarr_keys import ChunkKey, MetadataKey, chunk_keys, metadata_key, parse_key, parse_prefix
 from icechunk.zarr_metadata import check_all_coords, check_coords, in_grid, parse_metadata
 
@@ -91,6 +92,10 @@ class Workspace:
         self.change_set = ChangeSet() if change_set is None else change_set
         self.handed_on = False
         """Whether somebody else looks after the changes: they were merged, or left this process."""
+        self.first_chunks: list[bytes] = []
+        """The ids of the chunks written first, here and in each fork that was merged."""
+        self.since: int | None = None
+        """How far the repository's history had come when the work began, see `RefStore.moment`."""
         self.lock = threading.RLock()
         self._view: NodeView | None = None
         self._sealed = False
@@ -302,6 +307,8 @@ class Workspace:
         else:
             ref = Native(random_object_id(), size)
             await self.assets.write_chunk(ref.id, data)
+            if len(self.first_chunks) < PROBES:
+                self.first_chunks.append(ref.id)
         self._record(node, coords, ref)
 
     def _record(self, node: Node, coords: Coords, ref: ChunkRef | None) -> None:
