@@ -54,7 +54,11 @@ def blocking(method: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]) -> C
 
     @functools.wraps(method)
     def twin(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return run(method(self, *args, **kwargs))
+        try:
+            coro = method(self, *args, **kwargs)
+        except TypeError as error:  # nothing has run yet: the arguments do not fit; say so of what was called
+            raise TypeError(str(error).replace(method.__qualname__, twin.__qualname__)) from None
+        return run(coro)
 
     name = method.__name__.removesuffix("_async")
     twin.__name__ = name
