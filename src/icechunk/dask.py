@@ -13,8 +13,9 @@ import contextlib
 import functools
 import itertools
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import dask.array as da
@@ -33,7 +34,7 @@ from icechunk.chunk_alignment import Index, Place, Region, Write, check_alignmen
 from icechunk.distributed import distinct_forks, extract_session, merge_sessions
 from icechunk.format.chunk_ref import ChunkRef
 from icechunk.format.chunk_table import ChunkTable
-from icechunk.session import ForkSession
+from icechunk.session import ForkSession, MergeOverlapWarning
 
 if TYPE_CHECKING:
     import zarr
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
 
 SimpleGraph = TypeAliasType("SimpleGraph", Mapping[tuple[str, int], tuple[Any, ...]])
 """A dask graph in its plainest form."""
-Reports: TypeAlias = dict[tuple[int, ...], ChunkRef | None]
-"""References by chunk coordinates; None for chunks that were deleted, holding nothing but the fill value."""
 SplitEvery: TypeAlias = int | dict[int, int] | None
 T = TypeVar("T")
 
@@ -171,6 +170,23 @@ def _fork_of(target: Any) -> ForkSession:
 # --- tasks -----------------------------------------------------------------------------------------------------------
 
 
+@dataclass(slots=True)
+class Report:
+    """What tasks wrote into one array.
+
+    `refs` has the reference of each chunk by its coordinates, None for one that was deleted because it would hold nothing
+    but the fill value. `hidden` counts chunks that several tasks wrote, of which one stands.
+    """
+
+    refs: dict[tuple[int, ...], ChunkRef | None] = field(default_factory=dict)
+    hidden: int = 0
+
+    def add(self, other: Report) -> None:
+        """Take over what another report says."""
+        self.hidden += other.hidden + sum(self.refs.get(coords, ref) != ref for coords, ref in other.refs.items())
+        self.refs.update(other.refs)
+
+
 @dataclass(frozen=True)
 class Sink:
     """What a task must know to write a block of its source. Travels to each worker once, not with every block."""
@@ -185,24 +201,24 @@ class Sink:
     def __reduce__(self) -> tuple[Any, ...]:
         return Sink, (self.target, self.place, self.edges, self.lock, False)
 
-    def write(self, block: Any, number: tuple[int, ...]) -> Reports:
+    def write(self, block: Any, number: tuple[int, ...]) -> Report:
         """Write one block; returns the references of the chunks that were written."""
         bounds = [(edges[i], edges[i + 1]) for edges, i in zip(self.edges, number, strict=True)]
         if any(low == high for low, high in bounds):
-            return {}
+            return Report()
         index = self.place.index(bounds)
         with self.lock or contextlib.nullcontext():
             self.target[index] = block
-        return {} if self.is_home else self._references(index)
+        return Report() if self.is_home else self._references(index)
 
-    def _references(self, index: Index) -> Reports:
+    def _references(self, index: Index) -> Report:
         workspace = _workspace(self.target)
         edits = workspace.change_set.chunks.get(run(workspace.array(f"/{self.target.path}")).id)
         if edits is None:
-            return {}
+            return Report()
         touched = itertools.product(*chunks_touched(index, write_sizes(self.target)))
         found = ((coords, edits.find(coords)) for coords in touched)
-        return {coords: ref for coords, ref in found if ref is not UNTOUCHED}
+        return Report({coords: ref for coords, ref in found if ref is not UNTOUCHED})
 
 
 def _lazily(write: Write, lock: Any, split_every: SplitEvery) -> Array:
@@ -215,7 +231,7 @@ def _lazily(write: Write, lock: Any, split_every: SplitEvery) -> Array:
     return _reduce(reports, _pass_on, _join, split_every)
 
 
-def _write_block(block: Any, sink: Sink, block_id: tuple[int, ...] = ()) -> Reports:
+def _write_block(block: Any, sink: Sink, block_id: tuple[int, ...] = ()) -> Report:
     return sink.write(block, block_id)
 
 
@@ -226,34 +242,43 @@ def _reduce(array: Array, chunk: Any, aggregate: Any, split_every: SplitEvery) -
 
 
 @computing_meta
-def _pass_on(reports: Reports, axis: Any = None, keepdims: Any = None) -> Reports:
-    return reports
+def _pass_on(report: Report, axis: Any = None, keepdims: Any = None) -> Report:
+    return report
 
 
 @computing_meta
-def _join(reports: Any, axis: Any = None, keepdims: Any = None) -> Reports:
-    joined: Reports = {}
-    _join_into(joined, reports)
+def _join(reports: Any, axis: Any = None, keepdims: Any = None) -> Report:
+    joined = Report()
+    for report in _flat(reports):
+        joined.add(report)
     return joined
 
 
-def _join_into(joined: Reports, reports: Any) -> None:
-    if isinstance(reports, dict):
-        joined.update(reports)
+def _flat(reports: Any) -> Iterator[Report]:
+    if isinstance(reports, Report):
+        yield reports
         return
     for part in reports:
-        _join_into(joined, part)
+        yield from _flat(part)
 
 
-def _record(target: zarr.Array[Any], reports: Reports) -> None:
+def _record(target: zarr.Array[Any], report: Report) -> None:
     """Record in the target's session what workers reported."""
-    if not reports:
+    if report.hidden:
+        warnings.warn(
+            f"several tasks wrote {report.hidden} chunks of /{target.path}; what one of them wrote stands",
+            MergeOverlapWarning,
+            stacklevel=4,
+        )
+    if not report.refs:
         return
     workspace = _workspace(target)
     node = run(workspace.array(f"/{target.path}"))
-    table = ChunkTable.from_refs({coords: ref for coords, ref in reports.items() if ref is not None}, len(node.shape))
-    gone = [coords for coords, ref in reports.items() if ref is None]
-    run(workspace.replace_chunks(node, table, np.array(gone, dtype=np.uint32).reshape(len(gone), len(node.shape))))
+    written = {coords: ref for coords, ref in report.refs.items() if ref is not None}
+    gone = np.array([coords for coords, ref in report.refs.items() if ref is None], dtype=np.uint32)
+    ndim = len(node.shape)
+    table = ChunkTable.from_refs(written, ndim)
+    run(workspace.replace_chunks(node, table, gone.reshape(len(report.refs) - len(written), ndim)))
 
 
 def _workspace(target: zarr.Array[Any]) -> Workspace:

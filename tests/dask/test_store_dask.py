@@ -106,6 +106,13 @@ def test_chunks_that_do_not_fit_may_be_insisted_on(session: icechunk.Session) ->
     np.testing.assert_array_equal(target[...], values())
 
 
+def test_tasks_that_overwrite_each_other_are_reported(session: icechunk.Session, elsewhere: dict[str, Any]) -> None:
+    _, target = fork_of(session)
+    source = da.from_array(values(), chunks=(2, 6))
+    with pytest.warns(icechunk.MergeOverlapWarning, match="12 chunks of /a"):
+        store_dask(sources=[source], targets=[target], safe_chunks=False, **elsewhere)
+
+
 def test_a_task_that_fails_half_way_leaves_nothing(session: icechunk.Session, elsewhere: dict[str, Any]) -> None:
     fork, target = fork_of(session)
 
