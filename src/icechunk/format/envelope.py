@@ -18,6 +18,7 @@ import numpy as np
 import zstandard
 
 from icechunk.errors import ErrorKind, FormatError
+from icechunk.format import zstd
 from icechunk.format.segments import Segmentation, compress_segments, frame_extent
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -105,8 +106,11 @@ def open_envelope(data: Buffer, expected: FileType, file: str) -> tuple[Header, 
     body = memoryview(data)[HEADER_SIZE:]
     if header.compression == _PLAIN:
         return header, body
-    parts = list(_decompressed(body, file))
-    return header, parts[0] if len(parts) == 1 else b"".join(parts)
+    content: Buffer | None = zstd.decompress_small(body)
+    if content is None:
+        parts = list(_decompressed(body, file))
+        content = parts[0] if len(parts) == 1 else b"".join(parts)
+    return header, content
 
 
 def seal(payload: Buffer, file_type: FileType, *, spec: int, level: int, segments: Segmentation | None = None) -> bytes:
@@ -116,7 +120,7 @@ def seal(payload: Buffer, file_type: FileType, *, spec: int, level: int, segment
     if segments is not None:
         frame = compress_segments(payload, segments, level)
     else:
-        frame = zstandard.ZstdCompressor(level=level, write_content_size=True).compress(payload)
+        frame = zstd.compress(payload, level)
     return header_bytes(file_type, spec) + frame
 
 
@@ -138,6 +142,9 @@ def _decompressed(body: memoryview, file: str) -> Iterator[Buffer]:
 
 def _decompress(frame: memoryview, bound: int, file: str) -> Buffer:
     """One frame. Read in steps into memory that is only touched where it is filled, and that may lie on large pages."""
+    small = zstd.decompress_small(frame, bound)
+    if small is not None:
+        return small
     try:
         stated = zstandard.frame_content_size(frame)
         if stated > bound:
