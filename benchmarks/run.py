@@ -5,6 +5,8 @@
     python benchmarks/run.py --list              # the names
     python benchmarks/run.py --write             # also write docs/performance.md
 
+    python benchmarks/run.py --cpu ...           # processor time instead, for a machine that is busy with other things
+
 Needs the environments that `scripts/test` makes, or `--ours`, `--ours-new`, `--ref11`, `--ref23` with paths to Pythons.
 Each engine is a process of its own (all are called `icechunk`). Rounds alternate between them, so that a busy moment of
 the machine hits all; the table has medians. A ratio below 1 means that ours is faster, or takes less memory.
@@ -106,7 +108,7 @@ def made(row: Row, fixture: Fixture, engine: Engine, engines: dict[str, Engine])
     return path
 
 
-def measure(row: Row, engines: dict[str, Engine], scratch: Path) -> Result:
+def measure(row: Row, engines: dict[str, Engine], scratch: Path, unit: str) -> Result:
     taking_part = [engine for engine in engines.values() if engine.name != "1.1.21" or row.needs == "1.1.21"]
     if row.needs == "2.3.0":
         taking_part = [engine for engine in taking_part if engine.name != "ours"]
@@ -122,7 +124,7 @@ def measure(row: Row, engines: dict[str, Engine], scratch: Path) -> Result:
                     places[engine.name].mkdir()
             answer = engine.obey(do="measure", row=row.name, path=str(places[engine.name]))
             if number >= warm_up:
-                result.rounds.setdefault(engine.name, []).append(answer["memory" if row.memory else "seconds"])
+                result.rounds.setdefault(engine.name, []).append(answer["memory" if row.memory else unit])
     for place in places.values():
         shutil.rmtree(place)
     return result
@@ -150,7 +152,7 @@ def cells(result: Result) -> list[str]:
 HEADERS = ["", "ours", "1.1.21", "ratio", "ours, newest zarr", "2.3.0", "ratio"]
 
 
-def report(results: list[Result], pythons: dict[str, str]) -> str:
+def report(results: list[Result], pythons: dict[str, str], cpu: bool) -> str:
     """docs/performance.md."""
     by_name = {result.row.name: result for result in results}
     lines = [
@@ -166,7 +168,7 @@ def report(results: list[Result], pythons: dict[str, str]) -> str:
         + "; ".join(f"{name}: {text}" for name, text in pythons.items())
         + ".",
         "",
-        "Medians. A ratio below 1 means that ours is faster, or takes less memory. One row alone: `python benchmarks/run.py NAME`",
+        f"Medians of {'processor time' if cpu else 'the time that passes'}. A ratio below 1 means that ours is faster, or takes less memory. One row alone: `python benchmarks/run.py NAME`",
         "(`--list` shows the names).",
     ]
     for question in questions():
@@ -210,6 +212,9 @@ def main() -> None:
     parser.add_argument(
         "--write", action="store_true", help="write docs/performance.md (only when all rows are measured)"
     )
+    parser.add_argument(
+        "--cpu", action="store_true", help="measure processor time (all threads) instead of time that passes"
+    )
     parser.add_argument("--rounds", type=int, help="measure each row so often")
     for engine in ("ours", "ours-new", "ref11", "ref23"):
         parser.add_argument(f"--{engine}", metavar="PYTHON")
@@ -231,7 +236,7 @@ def main() -> None:
             if arguments.rounds:
                 row = Row(**{**row.__dict__, "rounds": arguments.rounds})
             try:
-                results.append(measure(row, engines, Path(scratch)))
+                results.append(measure(row, engines, Path(scratch), "cpu" if arguments.cpu else "seconds"))
             except RuntimeError as error:
                 print(f"{row.title:58} failed: {error}", flush=True)
                 continue
@@ -239,7 +244,8 @@ def main() -> None:
             print(f"{first:58}" + "".join(f"{cell.strip('*'):>10}" for cell in others), flush=True)
     if arguments.write and not arguments.rows:
         REPORT.write_text(
-            report(results, {name: versions(engine) for name, engine in engines.items()}), encoding="utf-8"
+            report(results, {name: versions(engine) for name, engine in engines.items()}, arguments.cpu),
+            encoding="utf-8",
         )
         print(f"wrote {REPORT.relative_to(ROOT)}")
     for engine in engines.values():
