@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import pickle
 import uuid
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -39,6 +40,7 @@ from icechunk.session import ForkSession, MergeOverlapWarning
 if TYPE_CHECKING:
     import zarr
 
+    from icechunk.storage.base import Storage
     from icechunk.workspace import Workspace
 
 SimpleGraph = TypeAliasType("SimpleGraph", Mapping[tuple[str, int], tuple[Any, ...]])
@@ -170,21 +172,31 @@ def _fork_of(target: Any) -> ForkSession:
 # --- tasks -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
+@dataclass
 class Report:
     """What tasks wrote into one array.
 
     `refs` has the reference of each chunk by its coordinates, None for one that was deleted because it would hold nothing
-    but the fill value. `hidden` counts chunks that several tasks wrote, of which one stands.
+    but the fill value. `hidden` counts chunks that several tasks wrote, of which one stands. `first_chunks` and `storages`
+    are those of the forks that were written to.
     """
 
     refs: dict[tuple[int, ...], ChunkRef | None] = field(default_factory=dict)
     hidden: int = 0
+    first_chunks: list[bytes] = field(default_factory=list)
+    storages: dict[int, Storage] = field(default_factory=dict)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # what another process is told of must be safe, and pickling a storage is what makes it so
+        pickle.dumps(list(self.storages.values()))
+        return Report, (self.refs, self.hidden, self.first_chunks)
 
     def add(self, other: Report) -> None:
         """Take over what another report says."""
         self.hidden += other.hidden + sum(self.refs.get(coords, ref) != ref for coords, ref in other.refs.items())
         self.refs.update(other.refs)
+        self.first_chunks = list(dict.fromkeys([*self.first_chunks, *other.first_chunks]))
+        self.storages.update(other.storages)
 
 
 @dataclass(frozen=True)
@@ -212,13 +224,14 @@ class Sink:
         return Report() if self.is_home else self._references(index)
 
     def _references(self, index: Index) -> Report:
-        workspace = _workspace(self.target)
+        session = self.target.store.session  # type: ignore[attr-defined]
+        workspace, storage = session._workspace, session._core.base_storage
         edits = workspace.change_set.chunks.get(run(workspace.array(f"/{self.target.path}")).id)
         if edits is None:
             return Report()
         touched = itertools.product(*chunks_touched(index, write_sizes(self.target)))
-        found = ((coords, edits.find(coords)) for coords in touched)
-        return Report({coords: ref for coords, ref in found if ref is not UNTOUCHED})
+        found = {coords: ref for coords in touched if (ref := edits.find(coords)) is not UNTOUCHED}
+        return Report(found, 0, list(workspace.first_chunks), {id(storage): storage})
 
 
 def _lazily(write: Write, lock: Any, split_every: SplitEvery) -> Array:
@@ -278,6 +291,7 @@ def _record(target: zarr.Array[Any], report: Report) -> None:
     gone = np.array([coords for coords, ref in report.refs.items() if ref is None], dtype=np.uint32)
     ndim = len(node.shape)
     table = ChunkTable.from_refs(written, ndim)
+    workspace.first_chunks += report.first_chunks
     run(workspace.replace_chunks(node, table, gone.reshape(len(report.refs) - len(written), ndim)))
 
 

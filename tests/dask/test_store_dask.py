@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dask
@@ -11,7 +13,7 @@ import pytest
 import zarr
 
 import icechunk
-from icechunk.dask import computing_meta, merge_sessions_array_kwargs, session_merge_reduction, store_dask
+from icechunk.dask import Report, computing_meta, merge_sessions_array_kwargs, session_merge_reduction, store_dask
 from icechunk.distributed import extract_session
 
 from .conftest import committed, make, values
@@ -53,6 +55,16 @@ def test_several_arrays_and_regions(
     np.testing.assert_array_equal(committed(repo), expected)
     np.testing.assert_array_equal(committed(repo, "b"), values())
     assert committed(repo, "scalar") == 1
+
+
+def test_arrays_created_in_the_fork(
+    repo: icechunk.Repository, session: icechunk.Session, elsewhere: dict[str, Any]
+) -> None:
+    fork = session.fork()
+    target = make(fork, "new")
+    session.merge(store_dask(sources=[da.from_array(values(), chunks=(3, 6))], targets=[target], **elsewhere))
+    session.commit("values")
+    np.testing.assert_array_equal(committed(repo, "new"), values())
 
 
 def test_written_chunks_are_visible_in_the_fork(session: icechunk.Session, elsewhere: dict[str, Any]) -> None:
@@ -111,6 +123,34 @@ def test_tasks_that_overwrite_each_other_are_reported(session: icechunk.Session,
     source = da.from_array(values(), chunks=(2, 6))
     with pytest.warns(icechunk.MergeOverlapWarning, match="12 chunks of /a"):
         store_dask(sources=[source], targets=[target], safe_chunks=False, **elsewhere)
+
+
+def test_chunks_collected_before_the_commit_are_missed(
+    repo: icechunk.Repository, session: icechunk.Session, elsewhere: dict[str, Any]
+) -> None:
+    make(session, "large", shape=(400, 6), chunks=(100, 6))
+    _, target = fork_of(session, "large")
+    session.merge(store_dask(sources=[da.ones((400, 6), chunks=(100, 6))], targets=[target], **elsewhere))
+    repo.garbage_collect(datetime.now(UTC) + timedelta(minutes=1))
+    with pytest.raises(icechunk.SessionStateError, match="garbage collection"):
+        session.commit("too late")
+
+
+def test_storages_are_told_before_a_report_leaves_the_process() -> None:
+    pickled = []
+
+    class Flushing:
+        def __reduce__(self) -> Any:
+            pickled.append(self)
+            return int, ()
+
+    report, here = Report({(0,): None}), Flushing()
+    report.add(Report({(1,): None}, storages={id(here): here}))
+    report.add(Report({(1,): None}, first_chunks=[b"first"]))
+    arrived = pickle.loads(pickle.dumps(report))
+    assert pickled == [here]
+    assert arrived.refs == {(0,): None, (1,): None}
+    assert arrived.first_chunks == [b"first"]
 
 
 def test_a_task_that_fails_half_way_leaves_nothing(session: icechunk.Session, elsewhere: dict[str, Any]) -> None:
