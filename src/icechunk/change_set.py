@@ -148,7 +148,14 @@ class ChangeSet:
         self.new_nodes[node.path] = node
 
     def update_node(self, node: Node) -> None:
-        """Give a node new metadata; `node` has the id and path of the existing one."""
+        """Give a node new metadata; `node` has the id and path of the existing one.
+
+        What was edited while the array had another number of dimensions is dropped: none of its coordinates mean
+        anything any more.
+        """
+        edits = self.chunks.get(node.id)
+        if edits is not None and edits.ndim != len(node.shape):
+            del self.chunks[node.id]
         if node.path in self.new_nodes:
             self.new_nodes[node.path] = node
         else:

@@ -132,8 +132,8 @@ def _encode(
             return revised, _union(job.sources[0].extents, job.written), count
     table = job.written
     if olds:
-        former = [old.table(node.id).within(job.box) for old in olds]
-        table = former[0] if len(former) == 1 else ChunkTable.concat(former)
+        former = [table for table in (old.table(node.id) for old in olds) if table.ndim == len(job.box)]
+        table = ChunkTable.concat([ChunkTable.empty(len(job.box)), *(table.within(job.box) for table in former)])
         table = table.overlay(job.written, job.deleted if len(job.deleted) else None)
     if not len(table):
         return None
@@ -156,7 +156,9 @@ def plan_manifests(
     written, deleted = edits.fold()
     written = _in_grid(written, grid)
     pieces = _split(written, deleted, edges)
-    reach = {ref: _boxes(ref, edges, grid) for ref in node.manifests}
+    # manifests from when the array had another rank hold nothing of it any more
+    of_rank = [ref for ref in node.manifests if not ref.extents or len(ref.extents) == len(grid)]
+    reach = {ref: _boxes(ref, edges, grid) for ref in of_rank}
     touched = set(pieces)
     for ref, boxes in reach.items():
         whole = len(boxes) == 1 and _inside(ref.extents, grid) and len(ref.extents) == len(grid)
@@ -200,7 +202,7 @@ def _bounds(box: Box, edges: Sequence[Sequence[int]]) -> tuple[tuple[int, int], 
 
 def _boxes(ref: ManifestRef, edges: Sequence[Sequence[int]], grid: Sequence[tuple[int, int]]) -> set[Box]:
     """The boxes into which the extents of a manifest reach."""
-    extents = ref.extents if len(ref.extents) == len(grid) else grid
+    extents = ref.extents or grid  # none at all stands for everything
     spans: list[range] = []
     for (start, stop), cuts in zip(extents, edges, strict=True):
         stop = min(stop, cuts[-1])

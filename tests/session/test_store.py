@@ -350,3 +350,36 @@ def test_shrinking_and_growing_in_one_session_keeps_chunks(repo):
 def test_the_constructor_is_private():
     with pytest.raises(ValueError, match=r"session\.store"):
         icechunk.IcechunkStore(None)
+
+
+# --- arrays whose rank changes ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("shape", "key"), [((4,), "a/c/1"), ((4, 4, 4), "a/c/1/1/1"), ((), "a/c")])
+@pytest.mark.parametrize("written", ["before", "now"])
+def test_a_change_of_rank_drops_all_chunks(repo, shape, key, written):
+    with_array(repo)
+    session = repo.writable_session("main")
+    put(session.store, "a/c/1/1", b"old")
+    if written == "before":
+        session.commit("old")
+        session = repo.writable_session("main")
+    put(session.store, "a/zarr.json", array_json(shape, [1] * len(shape)))
+    assert get(session.store, key) is None and get(session.store, "a/c/1/1") is None
+    put(session.store, key, b"new")
+    assert keys(session.store) == [key, "a/zarr.json", "zarr.json"]
+    session.commit("new")
+    reader = repo.readonly_session("main")
+    assert get(reader.store, key) == b"new"
+    assert keys(reader.store) == [key, "a/zarr.json", "zarr.json"]
+
+
+def test_a_change_of_rank_alone_leaves_no_manifest(repo):
+    with_array(repo)
+    session = repo.writable_session("main")
+    put(session.store, "a/c/1/1", b"old")
+    session.commit("old")
+    session = repo.writable_session("main")
+    put(session.store, "a/zarr.json", array_json((4,), (1,)))
+    assert repo.list_manifest_files(session.commit("rank")) == []
+    assert keys(repo.readonly_session("main").store) == ["a/zarr.json", "zarr.json"]
