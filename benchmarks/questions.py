@@ -1,5 +1,0 @@
-"""All questions, gathered."""
-
-from benchmarks import chunks, committing, listing, opening, references
-
-__all__ = ["chunks", "committing", "listing", "opening", "references"]
