@@ -423,6 +423,17 @@ def test_ids_at_both_ends() -> None:
     assert all(info.tags[each.message] == each.id for each in line[:4])
 
 
+def test_many_refs() -> None:
+    info = initial().with_snapshot(record(1, 0))
+    for number in range(40):
+        info = info.with_tag(f"tag-{number}-é" * (number % 3), snapshot_id(number % 2)).with_branch(
+            str(number), snapshot_id(1)
+        )
+    found = again(info)
+    assert dict(found.tags) == dict(info.tags)
+    assert dict(found.branches) == dict(info.branches)
+
+
 def test_records_are_replaced() -> None:
     info = initial()
     for number in range(1, 10):

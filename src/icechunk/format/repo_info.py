@@ -75,6 +75,9 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 
 SPEC = 2
 
+_FEW = 8
+"""Refs up to which reading one by one is faster than by column."""
+
 
 @dataclass(frozen=True, eq=False)
 class RepoInfo:
@@ -282,11 +285,11 @@ def _without(refs: Mapping[str, bytes], name: str) -> Mapping[str, bytes]:
 
 
 def _read_refs(doc: Document, vector: VectorView, ids: Ids) -> Mapping[str, bytes]:
-    table = TableColumns(doc, REF, element_positions(vector))
-    rows = table.scalar("snapshot_index")
-    if len(rows) and int(rows.max()) >= len(ids):
-        raise doc.fail("Ref.snapshot_index", f"{int(rows.max())} is no row of the {len(ids)} snapshots")
-    names = read_names(doc, table.targets("name"), "Ref.name")
-    return MappingProxyType(
-        {name: ids[row : row + 1].tobytes() for name, row in zip(names, rows.tolist(), strict=True)}
-    )
+    if len(vector) <= _FEW:
+        names, rows = [item["name"] for item in vector], [item["snapshot_index"] for item in vector]
+    else:
+        table = TableColumns(doc, REF, element_positions(vector))
+        names, rows = read_names(doc, table.targets("name"), "Ref.name"), table.scalar("snapshot_index").tolist()
+    if max(rows, default=-1) >= len(ids):
+        raise doc.fail("Ref.snapshot_index", f"{max(rows)} is no row of the {len(ids)} snapshots")
+    return MappingProxyType({name: ids[row : row + 1].tobytes() for name, row in zip(names, rows, strict=True)})

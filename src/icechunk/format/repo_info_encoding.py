@@ -34,6 +34,9 @@ _ALIGN = 8
 _ENTRY_SIZE = 96
 """About what an entry of the log takes."""
 
+_BEARABLE = 4 << 10
+"""Dead bytes that nobody minds."""
+
 _LANDMARK = struct.Struct("<4sII")
 _LANDMARK_MAGIC = b"ICPY"
 _LANDMARK_AT = 8
@@ -179,7 +182,7 @@ class _Heap:
         if not self._holds(snapshots, updates):
             self._begin = self.dead = 0
         self.dead += _ENTRY_SIZE * (updates.stored - len(updates.positions))
-        enough = self._begin > 0 and 4 * self.dead <= doc.size - self._begin
+        enough = self._begin > 0 and self.dead <= max((doc.size - self._begin) // 4, _BEARABLE)
         self._old: memoryview | None = None
         self._size = 0
         if snapshots.doc is doc and (enough or updates.has_unknown()):

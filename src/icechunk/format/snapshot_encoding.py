@@ -5,7 +5,7 @@
 
 Offsets inside of nodes are relative, so the nodes of the snapshot before stay valid wherever they are put: a new snapshot
 is a new head, the old body as it is, and the changed nodes behind it. That works on any legal file, the reference's
-included. What is replaced stays in the body as dead bytes; past a quarter all nodes are written anew.
+included. What is replaced stays in the body as dead bytes; past a quarter (and 4 KiB) all nodes are written anew.
 
 The landmark stands where no reader of flatbuffers looks. It says where the body begins (so that the old head can be left
 behind), how many of its bytes are dead, and where its vtables are (so that new nodes can share them). Files without one
@@ -59,6 +59,8 @@ INITIAL_METADATA: dict[str, Any] = {"__icechunk": {"is_root": True}}
 _ALIGN = 8
 _MANY = 64
 _LARGE = 1 << 20
+_BEARABLE = 4 << 10
+"""Dead bytes that nobody minds: carrying them costs less than writing a few nodes anew."""
 _NO_VTABLES = 0xFFFFFFFF
 _LANDMARK = struct.Struct("<4sIII")
 _LANDMARK_MAGIC = b"ICPY"
@@ -283,7 +285,7 @@ def _spliced(
     files = _FileList(base, added, dropped, spec)
     replaced = len(base) - int(keep.sum())
     dead = old.dead + replaced * (old.size // max(len(base), 1)) + _FILE_SIZE * len(dropped)
-    if 4 * dead > old.size and not _has_unknown_fields(base):
+    if dead > max(old.size // 4, _BEARABLE) and not _has_unknown_fields(base):
         return None
 
     writer = NodeWriter(spec, SEGMENT_SIZE if segmented else None, old.block)
