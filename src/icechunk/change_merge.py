@@ -7,7 +7,8 @@ it must, and the caller is told.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from icechunk.change_set import UNTOUCHED, ChangeSet, ChunkEdits
 from icechunk.errors import ErrorKind, SessionStateError
 from icechunk.format.chunk_table import ChunkTable
 from icechunk.format.snapshot import Node
+from icechunk.node_view import NodeView
 
 
 @dataclass(slots=True)
@@ -33,36 +35,33 @@ class Overlaps:
         return ", ".join(parts)
 
 
-def merge_changes(into: ChangeSet, fork: ChangeSet, *, known: ChangeSet | None = None) -> Overlaps:
-    """Apply the changes of `fork` on top of those of `into`, in place; returns what they hid.
+def merge_changes(view: NodeView, fork: ChangeSet, *, known: ChangeSet | None = None) -> Overlaps:
+    """Apply the changes of `fork` on top of those that `view` shows, in place; returns what they hid.
 
-    `known` is what `into` held when the fork was made, which the fork saw: writing over that hides nothing.
+    `known` is what `view` had changed when the fork was made, which the fork saw: writing over that hides nothing.
 
-    Raises `SessionStateError` (merge-failed), leaving `into` as it was, when an array was deleted on one side and
-    modified on the other, or when both made different nodes at one path.
+    Raises `SessionStateError` (merge-failed), changing nothing, when a node was modified on one side and deleted or
+    replaced on the other, or when both made different nodes at one path.
     """
-    known = known or ChangeSet()
-    same = _same_nodes(into, fork)
-    _check_deletes(into, fork, known)
-    overlaps = Overlaps()
-    gone = [(path, node.id, node.is_array) for path, node in fork.deleted.items() if path not in into.deleted]
-    again = [
-        (path, into.new_nodes[path].id, into.new_nodes[path].is_array)
-        for path in fork.deleted
-        if path in into.deleted and _made_before(path, into, fork, known)
-    ]
-    into.delete_nodes([*gone, *again])
+    into, known, overlaps = view.change_set, known or ChangeSet(), Overlaps()
+    _check_modified(view, fork)
+    gone = _deleted(view, fork, known)
+    same = _same_nodes(view, fork)
+    into.delete_nodes(gone)
     for node in fork.new_nodes.values():
         if node.id not in same:
             into.add_node(node)
+        elif same[node.id].id == node.id and same[node.id].metadata != node.metadata:
+            into.update_node(node)  # it was merged before, and updated since
     for node in fork.updated.values():
-        ours = into.new_nodes.get(node.path) or into.updated.get(node.id)
+        present = into.new_nodes.get(node.path) or into.updated.get(node.id)
         before = known.new_nodes.get(node.path) or known.updated.get(node.id)
-        if ours is not None and ours != before and ours.metadata != node.metadata:
+        if present is not None and present != before and present.metadata != node.metadata:
             overlaps.metadata.append(node.path)
-        into.update_node(node)
+        # the manifests are those of the snapshot that was made for the fork
+        into.update_node(replace(node, manifests=() if present is None else present.manifests))
     for node_id, edits in fork.chunks.items():
-        node_id = same.get(node_id, node_id)
+        node_id = same[node_id].id if node_id in same else node_id
         mine = into.chunks.setdefault(node_id, ChunkEdits(edits.ndim, path=edits.path))
         hidden = _hidden(mine, edits, known.chunks.get(node_id))
         if hidden:
@@ -71,22 +70,72 @@ def merge_changes(into: ChangeSet, fork: ChangeSet, *, known: ChangeSet | None =
     return overlaps
 
 
-def _made_before(path: str, into: ChangeSet, fork: ChangeSet, known: ChangeSet) -> bool:
-    """Whether the fork deleted the very node that was new in the session when it was forked."""
-    node = into.new_nodes.get(path)
-    return node is not None and known.new_nodes.get(path) is not None and node.id == fork.deleted[path].id
+def _check_modified(view: NodeView, fork: ChangeSet) -> None:
+    """Whether everything that the fork modified is still there."""
+    clashes = []
+    for node in fork.updated.values():
+        present = view.find(node.path)
+        if present is None or present.id != node.id:
+            clashes.append(node.path)
+    made = {node.id: node for node in fork.new_nodes.values()}
+    for node_id, edits in fork.chunks.items():
+        if not edits or node_id in made:
+            continue
+        present = view.find(edits.path)
+        meant = fork.updated.get(node_id, present)
+        if present is None or present.id != node_id or meant is None or len(meant.shape) != edits.ndim:
+            clashes.append(edits.path)
+    _refuse(clashes)
 
 
-def _same_nodes(into: ChangeSet, fork: ChangeSet) -> dict[bytes, bytes]:
+def _deleted(view: NodeView, fork: ChangeSet, known: ChangeSet) -> list[tuple[str, bytes, bool]]:
+    """The nodes that the fork deleted and that are still there, by path, id and whether they are arrays."""
+    gone: list[tuple[str, bytes, bool]] = []
+    clashes = []
+    for path, node in fork.deleted.items():
+        present = view.find(path)
+        if present is None or present.id != node.id:
+            continue
+        gone.append((path, node.id, node.is_array))
+        if _is_modified(view.change_set, known, path, node.id):
+            clashes.append(path)
+    _refuse(clashes)
+    return gone
+
+
+def _refuse(clashes: Collection[str]) -> None:
+    if clashes:
+        raise SessionStateError(
+            f"failed to merge sessions: Arrays were both deleted and modified: {', '.join(sorted(set(clashes)))}; delete "
+            "or replace them before you fork, or after the merge, and merge a fork of a fork into that fork first",
+            ErrorKind.MERGE_FAILED,
+        )
+
+
+def _is_modified(changes: ChangeSet, known: ChangeSet, path: str, node_id: bytes) -> bool:
+    """Whether `changes` has the node in another way than `known`."""
+    if changes.new_nodes.get(path) != known.new_nodes.get(path):
+        return True
+    if changes.updated.get(node_id) != known.updated.get(node_id):
+        return True
+    edits, seen = changes.chunks.get(node_id), known.chunks.get(node_id)
+    if edits is None or not edits:
+        return False
+    return seen is None or edits.singles != seen.singles or list(map(id, edits.tables)) != list(map(id, seen.tables))
+
+
+def _same_nodes(view: NodeView, fork: ChangeSet) -> dict[bytes, Node]:
     """Nodes that both sides made, alike: from the id in the fork to the one that stays."""
-    same: dict[bytes, bytes] = {}
+    same: dict[bytes, Node] = {}
     clashes: list[str] = []
     for path, node in fork.new_nodes.items():
-        ours: Node | None = into.new_nodes.get(path)
-        if ours is None or path in fork.deleted:
+        present = view.find(path)
+        replaced = fork.deleted.get(path)
+        if present is None or (replaced is not None and replaced.id == present.id):
             continue
-        if ours.metadata == node.metadata:
-            same[node.id] = ours.id
+        is_ours = path in view.change_set.new_nodes or not present.is_array
+        if present.id == node.id or (is_ours and present.metadata == node.metadata):
+            same[node.id] = present
         else:
             clashes.append(path)
     if clashes:
@@ -96,29 +145,6 @@ def _same_nodes(into: ChangeSet, fork: ChangeSet) -> dict[bytes, bytes]:
             ErrorKind.MERGE_FAILED,
         )
     return same
-
-
-def _check_deletes(into: ChangeSet, fork: ChangeSet, known: ChangeSet) -> None:
-    modified = _modified(fork, ChangeSet())
-    ours = _modified(into, known)
-    clashes = {path for path, node in into.deleted.items() if node.id in modified}
-    clashes |= {path for path, node in fork.deleted.items() if node.id in ours}
-    if clashes:
-        raise SessionStateError(
-            f"failed to merge sessions: Arrays were both deleted and modified: {', '.join(sorted(clashes))}; delete "
-            "them before you fork, or after the merge",
-            ErrorKind.MERGE_FAILED,
-        )
-
-
-def _modified(changes: ChangeSet, known: ChangeSet) -> set[bytes]:
-    """Nodes that `changes` modifies in another way than `known` does."""
-    modified = {node_id for node_id, node in changes.updated.items() if known.updated.get(node_id) != node}
-    for node_id, edits in changes.chunks.items():
-        before = known.chunks.get(node_id)
-        if before is None or len(before.singles) != len(edits.singles) or len(before.tables) != len(edits.tables):
-            modified.add(node_id)
-    return modified
 
 
 def _hidden(mine: ChunkEdits, newer: ChunkEdits, known: ChunkEdits | None) -> int:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from icechunk import moves
 from icechunk._driver import blocking, gather
-from icechunk.change_merge import merge_changes
 from icechunk.change_set import ChangeSet
 from icechunk.commit import CommitWriter, Draft, log_of
 from icechunk.config import RepositoryConfig
@@ -576,11 +575,7 @@ class Session:
         for other in others:
             self._check_mergeable(other)
         for other in others:
-            with workspace.lock:
-                workspace.check_editable()
-                overlaps = merge_changes(workspace.change_set, other._workspace.change_set, known=self._known)
-                workspace.first_chunks += other._workspace.first_chunks
-                other._workspace.handed_on = True
+            overlaps = await workspace.merge(other._workspace, self._known)
             if overlaps:
                 warnings.warn(
                     f"merged sessions wrote the same things; what the last one wrote stands for {overlaps}",
@@ -598,6 +593,8 @@ class Session:
             )
         if other._workspace is self._workspace:
             raise SessionStateError("cannot merge a session with itself", ErrorKind.MERGE_NOT_ALLOWED)
+        if other._workspace.mode is Mode.REARRANGE:
+            raise SessionStateError("a rearrange session cannot be merged; commit it", ErrorKind.MERGE_NOT_ALLOWED)
 
     def allow_pickling(self) -> Any:
         """Not needed any more: pickle a fork instead."""

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from icechunk._driver import concurrent_map
 from icechunk.assets import Assets
+from icechunk.change_merge import Overlaps, merge_changes
 from icechunk.change_set import UNTOUCHED, ChangeSet, ChunkEdits, Coords
 from icechunk.errors import (
     AlreadyExistsError,
@@ -109,6 +110,17 @@ class Workspace:
                 UncommittedChangesWarning,
                 stacklevel=2,
             )
+
+    async def merge(self, other: Workspace, known: ChangeSet | None) -> Overlaps:
+        """Take over the changes of another workspace; `known` is what had been changed here when it was forked."""
+        await self.view()
+        with self.lock:
+            self.check_editable()
+            assert self._view is not None
+            overlaps = merge_changes(self._view, other.change_set, known=known)
+            self.first_chunks += other.first_chunks
+            other.handed_on = True
+        return overlaps
 
     # --- state -----------------------------------------------------------------------------------------------------
 
