@@ -17,20 +17,21 @@ _U16 = struct.Struct("<H").unpack_from
 _U32 = struct.Struct("<I").unpack_from
 _I32 = struct.Struct("<i").unpack_from
 _SCALARS = {code: struct.Struct("<" + code).unpack_from for code in "B?HIiQ"}
-_SIZES = {code: struct.calcsize("<" + code) for code in "B?HIiQ"}
+_MAX_LAYOUTS = 4096
+_layouts: dict[tuple[bytes, Table], tuple[int, ...]] = {}
+"""What vtables mean, by content; files of one writer have the same few."""
 
 
 class Document:
     """One flatbuffer. `file` is how errors call it."""
 
-    __slots__ = ("_layouts", "_vtables", "buf", "file", "size")
+    __slots__ = ("_vtables", "buf", "file", "size")
 
     def __init__(self, buf: bytes | bytearray | memoryview, file: str) -> None:
         self.buf = buf
         self.size = len(buf)
         self.file = file
         self._vtables: dict[tuple[int, Table], tuple[int, ...]] = {}
-        self._layouts: dict[tuple[bytes, Table], tuple[int, ...]] = {}
 
     def fail(self, where: str, why: str) -> FormatError:
         """The error to raise for a defect at `where` (table and field)."""
@@ -65,9 +66,12 @@ class Document:
         if length < 4 or length % 2 or vtable + length > self.size:
             raise self.fail(table.name, f"its vtable of {length} bytes is broken")
         content = bytes(self.buf[vtable : vtable + length])
-        known = self._layouts.get((content, table))
+        known = _layouts.get((content, table))
         if known is None:
-            known = self._layouts[content, table] = self._check_vtable(table, content, inline)
+            known = self._check_vtable(table, content, inline)
+            if len(_layouts) >= _MAX_LAYOUTS:
+                _layouts.clear()
+            _layouts[content, table] = known
         return known
 
     def _check_vtable(self, table: Table, content: bytes, inline: int) -> tuple[int, ...]:

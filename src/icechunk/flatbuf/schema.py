@@ -104,6 +104,8 @@ class Table:
     name: str
     fields: dict[str, Field] = field(repr=False)
     slots: int = 0
+    defaults: dict[str, int] = field(repr=False)
+    """What numbers are where they are absent."""
 
     def __init__(self, name: str, /, **fields: Any) -> None:
         self.name = name
@@ -115,6 +117,7 @@ class Table:
             self.fields[key] = Field(key, slot, inner, required)
             slot += 2 if isinstance(inner, Union) else 1
         self.slots = slot
+        self.defaults = {each.name: each.type.default for each in self.fields.values() if isinstance(each.type, Scalar)}
 
 
 FieldType: TypeAlias = Scalar | Struct | StringType | Vector | Table | Union
