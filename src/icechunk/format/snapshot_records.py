@@ -183,29 +183,34 @@ class SnapshotTable:
         parent = -1 if record.parent_id is None else self.known_row(record.parent_id)
         fresh = {**self.fresh, record.id: record}
         new = place == len(self) or self.id(place) != record.id
-        parents, ids = self.parents, self.ids
+        parents, put = self.parents, _replaced
         if new:
-            parents = parents + (parents >= place)
+            parents, put = (parents + (parents >= place)).astype(np.int32), _inserted
             parent += parent >= place
-            ids = np.insert(ids, place, np.frombuffer(record.id, "S12"))
-
-        def put(column: npt.NDArray[Any], value: int) -> npt.NDArray[Any]:
-            if new:
-                return np.insert(column, place, value)
-            column = column.copy()
-            column[place] = value
-            return column
-
         return SnapshotTable(
             self.doc,
-            ids,
-            put(parents.astype(np.int32), parent),
-            put(self.times, record.flushed_at),
-            put(self.messages, 0),
-            put(self.metadata, 0),
-            put(self.pruned, 0),
+            put(self.ids, place, record.id),
+            put(parents, place, parent),
+            put(self.times, place, record.flushed_at),
+            put(self.messages, place, 0),
+            put(self.metadata, place, 0),
+            put(self.pruned, place, 0),
             fresh,
         )
+
+
+def _replaced(column: npt.NDArray[Any], place: int, value: Any) -> npt.NDArray[Any]:
+    column = column.copy()
+    column[place] = value
+    return column
+
+
+def _inserted(column: npt.NDArray[Any], place: int, value: Any) -> npt.NDArray[Any]:
+    longer = np.empty(len(column) + 1, column.dtype)
+    longer[:place] = column[:place]
+    longer[place] = value
+    longer[place + 1 :] = column[place:]
+    return longer
 
 
 class _AllRecords:
