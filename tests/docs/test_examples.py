@@ -12,7 +12,9 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 
 
-@pytest.mark.parametrize("name", ["tour", "concurrent_futures_write", "multiprocessing_spawn", "dask_threads", "dask_cluster"])
+@pytest.mark.parametrize(
+    "name", ["tour", "concurrent_futures_write", "multiprocessing_spawn", "dask_threads", "dask_cluster"]
+)
 def test_example(name: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / "examples" / f"{name}.py"), str(tmp_path / "repo")],
