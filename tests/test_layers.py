@@ -34,7 +34,7 @@ LAYERS = (  # top to bottom
     Row("session", ("session",)),
     Row("store", ("store",)),
     Row("act", ("core", "rebase", "workspace", "commit", "manifest_writer", "written_chunks")),
-    Row("hold", ("refs", "virtual", "virtual_refs")),
+    Row("hold", ("refs", "virtual", "virtual_access", "virtual_refs")),
     Row("assets", ("assets", "cache")),
     Row(
         "decide",

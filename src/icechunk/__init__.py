@@ -343,6 +343,12 @@ if TYPE_CHECKING:
     from icechunk.versions import (
         user_agent as user_agent,
     )
+    from icechunk.virtual_access import (
+        SourceDriftWarning as SourceDriftWarning,
+    )
+    from icechunk.virtual_access import (
+        UnauthorizedContainersWarning as UnauthorizedContainersWarning,
+    )
     from icechunk.virtual_types import (
         AnyObjectStoreConfig as AnyObjectStoreConfig,
     )
@@ -392,6 +398,7 @@ _MODULES = {
     "types": "CommitMethod",
     "versions": "spec_version supported_spec_versions upgrade_icechunk_repository user_agent",
     "virtual_types": "AnyObjectStoreConfig ChecksumAlgorithm ObjectStoreConfig S3Options VirtualChunkContainer VirtualChunkSpec gcs_store http_store local_filesystem_store s3_store",
+    "virtual_access": "SourceDriftWarning UnauthorizedContainersWarning",
     "workspace": "UncommittedChangesWarning",
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names.split()}

@@ -23,6 +23,7 @@ from icechunk.refs.base import Context, UpdateRetries
 from icechunk.splitting import PreloadPolicy, split_edges
 from icechunk.storage.base import Storage
 from icechunk.virtual import VirtualChunks
+from icechunk.virtual_access import VirtualPolicy
 from icechunk.workspace import Workspace, WorkspaceSettings
 
 
@@ -46,6 +47,8 @@ class RepositoryCore:
         The virtual chunk containers that may be read.
     default_metadata : dict
         Properties for every commit, unless it has its own of that name.
+    virtual_policy : VirtualPolicy
+        What the user decided for all virtual chunk containers.
     """
 
     def __init__(
@@ -56,27 +59,36 @@ class RepositoryCore:
         authorized: Mapping[str, Any],
         default_metadata: dict[str, Any] | None = None,
         refs: RefStore | None = None,
+        virtual_policy: VirtualPolicy | None = None,
     ) -> None:
         self.base_storage = base_storage
         self.config = config
         self.spec = spec
         self.authorized = dict(authorized)
         self.default_metadata = dict(default_metadata or {})
+        self.virtual_policy = virtual_policy or VirtualPolicy()
         self.effective: EffectiveConfig = config.effective(base_storage.default_settings())
         if refs is not None:
             self.__dict__["refs"] = refs
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RepositoryCore, (self.base_storage, self.config, self.spec, self.authorized, self.default_metadata)
+        plain = (self.base_storage, self.config, self.spec, self.authorized, self.default_metadata)
+        return RepositoryCore, (*plain, None, self.virtual_policy)
 
-    def with_config(self, config: RepositoryConfig, authorized: Mapping[str, Any] | None = None) -> RepositoryCore:
-        """The same repository under another configuration."""
+    def with_config(
+        self,
+        config: RepositoryConfig,
+        authorized: Mapping[str, Any] | None = None,
+        virtual_policy: VirtualPolicy | None = None,
+    ) -> RepositoryCore:
+        """The same repository under another configuration; what is None stays as it is."""
         core = RepositoryCore(
             self.base_storage,
             config,
             self.spec,
             self.authorized if authorized is None else authorized,
             self.default_metadata,
+            virtual_policy=virtual_policy or self.virtual_policy,
         )
         core.__dict__["refs"] = self.refs.under(ref_context(core.storage, core.assets, core.effective))
         return core
@@ -104,6 +116,7 @@ class RepositoryCore:
             self.authorized,
             spec=self.spec,
             settings=self.config.storage,  # not what suits the storage of the repository, which is another
+            policy=self.virtual_policy,
         )
 
     @cached_property

@@ -7,7 +7,7 @@ rarely is imported when it is needed.
 from __future__ import annotations
 
 import warnings
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from icechunk.ops.expire import ExpirationPlan
     from icechunk.ops.survey import Limits
     from icechunk.types import CommitMethod
+    from icechunk.virtual import VirtualAccessReport
 
 _STATES = {0: RepoAvailability.online, 1: RepoAvailability.read_only}
 
@@ -43,6 +44,7 @@ class Maintenance:
     """What `Repository` inherits to look after itself."""
 
     _core: RepositoryCore
+    _resolve: Callable[..., Awaitable[bytes]]
 
     # --- status, metadata and switches ------------------------------------------------------------------------------
 
@@ -304,6 +306,28 @@ class Maintenance:
     total_chunks_storage = blocking(total_chunks_storage_async)
 
     # --- looking inside -----------------------------------------------------------------------------------------------
+
+    async def check_virtual_access_async(
+        self,
+        branch: str | None = None,
+        *,
+        tag: str | None = None,
+        snapshot_id: str | None = None,
+        max_manifests: int = 1000,
+    ) -> VirtualAccessReport:
+        """Whether the virtual chunks of a snapshot can be read: tries one object per virtual chunk container.
+
+        Looks at the branch `main` unless told otherwise, and at no more than `max_manifests` manifests to find a reference
+        to each container. Nothing that goes wrong with an object raises; the report says it, and `report.ok` sums it up.
+        """
+        from icechunk.ops.virtual_check import check_access
+
+        if branch is None and tag is None and snapshot_id is None:
+            branch = "main"
+        found = await self._resolve(branch, tag, snapshot_id)
+        return await check_access(self._core, found, max_manifests)
+
+    check_virtual_access = blocking(check_virtual_access_async)
 
     async def list_manifest_files_async(self, snapshot_id: str) -> list[ManifestFileInfo]:
         """The manifests of a snapshot: ids, sizes in bytes, and how many chunk references each holds."""

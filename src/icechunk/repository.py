@@ -6,7 +6,7 @@ tags, tells history, and keeps house. Each verb is written once, as a coroutine;
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
@@ -40,6 +40,7 @@ from icechunk.rebase import log_ids
 from icechunk.refs import create_refs, find_spec, open_refs
 from icechunk.session import Session
 from icechunk.storage.base import Storage
+from icechunk.virtual_access import Drift, VirtualPolicy, report_unauthorized
 from icechunk.workspace import Mode
 
 if TYPE_CHECKING:
@@ -100,6 +101,9 @@ class Repository(Maintenance, Shown):
         spec_version: SpecVersion | int | None = None,
         check_clean_root: bool = True,
         attribution: Attribution | None = None,
+        *,
+        virtual_drift: Drift = "error",
+        anonymous_virtual_access: bool | Collection[str] = False,
     ) -> Self:
         """Create a repository: an empty first snapshot, and the branch `main` at it.
 
@@ -117,6 +121,12 @@ class Repository(Maintenance, Shown):
             Whether other files at the place are refused.
         attribution : Attribution, optional
             Who works with the repository, for the storage provider's records.
+        virtual_drift : "error", "warn" or "ignore"
+            What happens when a virtual chunk's object is not what the reference was made from: reading fails, or reads
+            what is there now, with a `SourceDriftWarning` or without.
+        anonymous_virtual_access : bool or list of URL prefixes
+            Virtual chunk containers that may be read without having been authorized, by requests without credentials:
+            none, all that are not local, or those below the prefixes.
 
         Raises
         ------
@@ -124,7 +134,8 @@ class Repository(Maintenance, Shown):
             Something is stored there already (parent-directory-not-clean).
         """
         spec = _spec(spec_version)
-        core = _core_before_opening(storage, config, authorize_virtual_chunk_access, spec)
+        policy = VirtualPolicy.of(virtual_drift, anonymous_virtual_access)
+        core = _core_before_opening(storage, config, authorize_virtual_chunk_access, spec, policy)
         context = ref_context(core.storage, core.assets, core.effective)
         stored = config if config is not None and config != RepositoryConfig.default() else None
         core.__dict__["refs"] = await create_refs(context, spec, config=stored, check_clean_root=check_clean_root)
@@ -139,13 +150,18 @@ class Repository(Maintenance, Shown):
         config: RepositoryConfig | None = None,
         authorize_virtual_chunk_access: Mapping[str, Any] | None = None,
         attribution: Attribution | None = None,
+        *,
+        virtual_drift: Drift = "error",
+        anonymous_virtual_access: bool | Collection[str] = False,
     ) -> Self:
         """Open the repository at `storage`.
 
-        `config` is laid over the stored one field by field, for this object only; `save_config` stores it. Raises
-        `RepositoryNotFoundError` when there is none.
+        `config` is laid over the stored one field by field, for this object only; `save_config` stores it. The other
+        arguments are those of `create`. Warns of virtual chunk containers that were not authorized
+        (`UnauthorizedContainersWarning`). Raises `RepositoryNotFoundError` when there is none.
         """
-        repo = await cls._open(storage, config, authorize_virtual_chunk_access, attribution)
+        policy = VirtualPolicy.of(virtual_drift, anonymous_virtual_access)
+        repo = await cls._open(storage, config, authorize_virtual_chunk_access, attribution, policy)
         if repo is None:
             raise RepositoryNotFoundError(
                 f"the repository doesn't exist at {_place(storage)}; make one with `Repository.create`, or check the "
@@ -165,22 +181,33 @@ class Repository(Maintenance, Shown):
         create_version: SpecVersion | int | None = None,
         check_clean_root: bool = True,
         attribution: Attribution | None = None,
+        *,
+        virtual_drift: Drift = "error",
+        anonymous_virtual_access: bool | Collection[str] = False,
     ) -> Self:
         """Open the repository at `storage`, or create one where there is none.
 
         Of several processes that do so at once, one creates and all open.
         """
-        repo = await cls._open(storage, config, authorize_virtual_chunk_access, attribution)
+        policy = VirtualPolicy.of(virtual_drift, anonymous_virtual_access)
+        repo = await cls._open(storage, config, authorize_virtual_chunk_access, attribution, policy)
         if repo is not None:
             return repo
         try:
             return await cls.create_async(
-                storage, config, authorize_virtual_chunk_access, create_version, check_clean_root, attribution
+                storage,
+                config,
+                authorize_virtual_chunk_access,
+                create_version,
+                check_clean_root,
+                attribution,
+                virtual_drift=virtual_drift,
+                anonymous_virtual_access=anonymous_virtual_access,
             )
         except InvalidInputError as error:
             if error.kind != ErrorKind.PARENT_DIRECTORY_NOT_CLEAN:
                 raise
-            repo = await cls._open(storage, config, authorize_virtual_chunk_access, attribution)
+            repo = await cls._open(storage, config, authorize_virtual_chunk_access, attribution, policy)
             if repo is None:
                 raise
             return repo
@@ -194,15 +221,18 @@ class Repository(Maintenance, Shown):
         config: RepositoryConfig | None,
         authorized: Mapping[str, Any] | None,
         attribution: Attribution | None,
+        policy: VirtualPolicy,
     ) -> Self | None:
-        before = _core_before_opening(storage, config, authorized, 2)
+        before = _core_before_opening(storage, config, authorized, 2, policy)
         refs = await open_refs(ref_context(before.storage, before.assets, before.effective))
         if refs is None:
             return None
         stored = await refs.load_config()
         merged = before.config if stored is None else stored.merge(before.config)
-        core = RepositoryCore(storage, merged, refs.spec, before.authorized, refs=refs)
+        core = RepositoryCore(storage, merged, refs.spec, before.authorized, refs=refs, virtual_policy=policy)
         refs.rebind(ref_context(core.storage, core.assets, core.effective))
+        if core.effective.virtual_chunk_containers:
+            report_unauthorized(core.virtual.unauthorized(), core.virtual.strays())
         return cls._of(core, attribution)
 
     @classmethod
@@ -245,17 +275,27 @@ class Repository(Maintenance, Shown):
     fetch_config = blocking_staticmethod(fetch_config_async)
 
     async def reopen_async(
-        self, config: RepositoryConfig | None = None, authorize_virtual_chunk_access: Mapping[str, Any] | None = None
+        self,
+        config: RepositoryConfig | None = None,
+        authorize_virtual_chunk_access: Mapping[str, Any] | None = None,
+        *,
+        virtual_drift: Drift | None = None,
+        anonymous_virtual_access: bool | Collection[str] | None = None,
     ) -> Self:
         """The same repository as a new object, with `config` laid over the present one.
 
-        What was authorized stays, unless something is authorized now.
+        What was authorized stays, unless something is authorized now; what is None stays too.
         """
+        policy = self._core.virtual_policy
+        policy = VirtualPolicy.of(
+            policy.drift if virtual_drift is None else virtual_drift,
+            policy.anonymous if anonymous_virtual_access is None else anonymous_virtual_access,
+        )
         merged = self._core.config if config is None else self._core.config.merge(config)
         authorized = None
         if authorize_virtual_chunk_access is not None:
             authorized = check_authorization(authorize_virtual_chunk_access)
-        return self._of(self._core.with_config(merged, authorized), self._attribution)
+        return self._of(self._core.with_config(merged, authorized, policy), self._attribution)
 
     reopen = blocking(reopen_async)
 
@@ -560,13 +600,21 @@ def _configured(storage: Storage, settings: StorageSettings | None) -> Storage:
 
 
 def _core_before_opening(
-    storage: Storage, config: RepositoryConfig | None, authorized: Mapping[str, Any] | None, spec: int
+    storage: Storage,
+    config: RepositoryConfig | None,
+    authorized: Mapping[str, Any] | None,
+    spec: int,
+    policy: VirtualPolicy | None = None,
 ) -> RepositoryCore:
     _check_storage(storage)
     if config is not None and not isinstance(config, RepositoryConfig):
         raise TypeError(f"config is a RepositoryConfig, got {type(config).__name__}")
     return RepositoryCore(
-        storage, RepositoryConfig() if config is None else config.copy(), spec, check_authorization(authorized or {})
+        storage,
+        RepositoryConfig() if config is None else config.copy(),
+        spec,
+        check_authorization(authorized or {}),
+        virtual_policy=policy,
     )
 
 

@@ -8,6 +8,7 @@ authorizes containers, with credentials. Credentials given for one container are
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,9 +16,20 @@ from typing import Any, Protocol
 from urllib.parse import quote, unquote, urlsplit
 
 from icechunk._driver import is_blocking, offload
+from icechunk.credentials import Credentials
+from icechunk.display import masked_url
 from icechunk.errors import ErrorKind, IcechunkError, InvalidInputError, StorageError
 from icechunk.format.chunk_ref import Virtual
 from icechunk.storage.base import Buffer
+from icechunk.virtual_access import (
+    ContainerAccess,
+    SourceDriftWarning,
+    UnauthorizedContainersWarning,
+    VirtualAccessReport,
+    VirtualPolicy,
+    authorization_line,
+    warn_caller,
+)
 from icechunk.virtual_types import (
     ObjectStoreConfig,
     S3Options,
@@ -30,8 +42,12 @@ from icechunk.virtual_types import (
 )
 
 __all__ = [
+    "ContainerAccess",
     "ObjectStoreConfig",
     "S3Options",
+    "SourceDriftWarning",
+    "UnauthorizedContainersWarning",
+    "VirtualAccessReport",
     "VirtualChunkContainer",
     "VirtualChunkSpec",
     "gcs_store",
@@ -48,15 +64,19 @@ _OFFLOAD_BYTES = 256 << 10
 class ObjectReader(Protocol):
     """Reads ranges of the objects of one container."""
 
-    async def fetch(self, url: str, start: int, stop: int, etag: str | None, last_modified: int) -> Buffer:
-        """The bytes `start <= i < stop` of the object at `url`, if it still is what the checksums say."""
+    async def fetch(self, url: str, start: int, stop: int) -> tuple[Buffer, str | None, float | None]:
+        """The bytes `start <= i < stop` of the object at `url`, its etag, and when it was modified (seconds since 1970).
+
+        Fewer bytes where it ends before. Raises `FileNotFoundError` where there is none.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class _Container:
     """A container of the configuration, with its prefix in the form in which it is compared."""
 
-    prefix: str
+    place: str
+    path: str
     container: VirtualChunkContainer
 
 
@@ -68,6 +88,8 @@ class VirtualChunks:
     containers : mapping of URL prefix to VirtualChunkContainer
     authorized : mapping of URL prefix to credentials or None
         What the user who opened the repository allows; None means no credentials.
+    policy : VirtualPolicy
+        What the user decided for all containers.
     """
 
     def __init__(
@@ -77,15 +99,22 @@ class VirtualChunks:
         *,
         spec: int = 2,
         settings: Any = None,
+        policy: VirtualPolicy | None = None,
     ) -> None:
         self.containers = dict(containers)
         self.authorized = dict(authorized)
         self.spec = spec
+        self.policy = policy or VirtualPolicy()
         self._settings = settings
         self._allowed = {_with_slash(prefix): value for prefix, value in self.authorized.items()}
-        known = [_Container(unquote(_with_slash(item.url_prefix)), item) for item in self.containers.values()]
-        self._by_length = sorted(known, key=lambda item: -len(item.prefix))
+        for item in self.containers.values():
+            prefix = _with_slash(item.url_prefix)
+            if prefix not in self._allowed and (anonymous := self.policy.anonymous_credentials(item)) is not None:
+                self._allowed[prefix] = anonymous
+        known = [_Container(*_place_and_path(_with_slash(item.url_prefix)), item) for item in self.containers.values()]
+        self._by_length = sorted(known, key=lambda item: -len(item.path))
         self._readers: dict[str, ObjectReader] = {}
+        self._drifted: set[str] = set()
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -94,11 +123,16 @@ class VirtualChunks:
             "authorized": self.authorized,
             "spec": self.spec,
             "settings": self._settings,
+            "policy": self.policy,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(  # type: ignore[misc]
-            state["containers"], state["authorized"], spec=state["spec"], settings=state["settings"]
+            state["containers"],
+            state["authorized"],
+            spec=state["spec"],
+            settings=state["settings"],
+            policy=state["policy"],
         )
 
     # --- locations -------------------------------------------------------------------------------------------------
@@ -112,10 +146,10 @@ class VirtualChunks:
         scheme, _, rest = location.partition("://")
         if scheme.lower() == _BY_NAME:
             return self._named(location, rest)
-        plain = unquote(location)
+        place, plain = _place_and_path(location)
         for item in self._by_length:
-            if plain.startswith(item.prefix):
-                if _leads_out(plain[len(item.prefix) :]):
+            if place == item.place and plain.startswith(item.path):
+                if _leads_out(plain[len(item.path) :]):
                     return None
                 return item.container, location
         return None
@@ -128,7 +162,8 @@ class VirtualChunks:
                     return None
                 return container, _with_slash(container.url_prefix) + path
         raise InvalidInputError(
-            f"no virtual chunk container named '{name}' found for `{location}`, check the repository configuration",
+            f"no virtual chunk container named '{name}' found for `{masked_url(location)}`, check the repository "
+            "configuration",
             ErrorKind.NO_CONTAINER_FOR_VIRTUAL_CHUNK,
         )
 
@@ -136,7 +171,7 @@ class VirtualChunks:
         """Refuse a location that no container serves."""
         if self.container_of(location) is None:
             raise InvalidInputError(
-                f"invalid chunk location, no matching virtual chunk container: `{location}`; add one with "
+                f"invalid chunk location, no matching virtual chunk container: `{masked_url(location)}`; add one with "
                 "`config.set_virtual_chunk_container(...)`, or pass `validate_container=False`",
                 ErrorKind.NO_CONTAINER_FOR_VIRTUAL_CHUNK,
             )
@@ -149,8 +184,13 @@ class VirtualChunks:
             return False
 
     def unauthorized(self) -> list[VirtualChunkContainer]:
-        """The containers of the configuration that were not authorized."""
+        """The containers that may not be read: neither authorized nor covered by the policy."""
         return [item for item in self.containers.values() if _with_slash(item.url_prefix) not in self._allowed]
+
+    def strays(self) -> list[str]:
+        """The prefixes that were authorized and that no container has."""
+        known = {_with_slash(item.url_prefix) for item in self.containers.values()}
+        return [prefix for prefix in self.authorized if _with_slash(prefix) not in known]
 
     # --- bytes -------------------------------------------------------------------------------------------------------
 
@@ -158,34 +198,59 @@ class VirtualChunks:
         """The bytes `start <= i < stop` of a virtual chunk, all of them by default."""
         stop = ref.length if stop is None else stop
         container, url = self._authorized(ref.location)
-        reader = self._reader(container)
+        data, etag, modified_at = await self._read(container, url, ref.offset + start, ref.offset + stop)
+        if self.policy.drift != "ignore" and has_drifted(ref, etag, modified_at):
+            if self.policy.drift == "error":
+                raise modified(url)
+            self._warn_of_drift(url)
+        if len(data) != stop - start:
+            raise StorageError(
+                f"error retrieving virtual chunk, not enough data. Expected: ({stop - start}), available "
+                f"({len(data)}): {masked_url(url)} from byte {ref.offset + start} on",
+                ErrorKind.INVALID_OBJECT_SIZE,
+            )
+        return data
+
+    async def probe(self, ref: Virtual) -> None:
+        """Read the first byte of a virtual chunk; raises what reading it would raise, whatever the policy on drift."""
+        container, url = self._authorized(ref.location)
+        data, etag, modified_at = await self._read(container, url, ref.offset, ref.offset + 1)
+        if has_drifted(ref, etag, modified_at):
+            raise modified(url)
+        if not data:
+            raise StorageError(
+                f"{masked_url(url)} has no byte {ref.offset}, it is shorter than it was", ErrorKind.INVALID_OBJECT_SIZE
+            )
+
+    async def _read(
+        self, container: VirtualChunkContainer, url: str, start: int, stop: int
+    ) -> tuple[Buffer, str | None, float | None]:
+        where = f"{masked_url(url)} (container {masked_url(container.url_prefix)})"
         try:
-            data = await reader.fetch(url, ref.offset + start, ref.offset + stop, ref.etag, ref.last_modified)
+            return await self._reader(container).fetch(url, start, stop)
         except IcechunkError:
             raise
         except FileNotFoundError as error:
             raise StorageError(
-                f"error fetching virtual reference: there is no object at {url} (container {container.url_prefix})",
-                ErrorKind.VIRTUAL_CHUNK_FETCH,
+                f"error fetching virtual reference: there is no object at {where}", ErrorKind.VIRTUAL_CHUNK_FETCH
             ) from error
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise StorageError(
-                f"error fetching virtual reference {url} (container {container.url_prefix}): {error}",
-                ErrorKind.VIRTUAL_CHUNK_FETCH,
+                f"error fetching virtual reference {where}: {error}", ErrorKind.VIRTUAL_CHUNK_FETCH
             ) from error
-        if len(data) != stop - start:
-            raise StorageError(
-                f"error retrieving virtual chunk, not enough data. Expected: ({stop - start}), available "
-                f"({len(data)}): {url} from byte {ref.offset + start} on",
-                ErrorKind.INVALID_OBJECT_SIZE,
-            )
-        return data
+
+    def _warn_of_drift(self, url: str) -> None:
+        with self._lock:
+            if url in self._drifted:
+                return
+            self._drifted.add(url)
+        warn_caller(f"{masked_url(url)} was modified after the reference to it was made", SourceDriftWarning)
 
     def _authorized(self, location: str) -> tuple[VirtualChunkContainer, str]:
         found = self.container_of(location)
         if found is None:
             raise InvalidInputError(
-                f"no virtual chunk container can handle the chunk location ({location}), edit the repository "
+                f"no virtual chunk container can handle the chunk location ({masked_url(location)}), edit the repository "
                 "configuration adding a virtual chunk container for the chunk references: "
                 "`config.set_virtual_chunk_container(VirtualChunkContainer(url_prefix, store))`",
                 ErrorKind.NO_CONTAINER_FOR_VIRTUAL_CHUNK,
@@ -193,10 +258,11 @@ class VirtualChunks:
         container, url = found
         if _with_slash(container.url_prefix) not in self._allowed:
             raise InvalidInputError(
-                f"a virtual chunk in this repository ({url}) resolves to the url prefix {container.url_prefix}"
+                f"a virtual chunk in this repository ({masked_url(url)}) resolves to the url prefix "
+                + masked_url(container.url_prefix)
                 + (f" (container: {container.name})" if container.name else "")
                 + ", to be able to fetch the chunk you need to authorize the virtual chunk container when you "
-                f"open/create the repository: {authorization_line(container)}",
+                f"open/create the repository: {authorization_line([container])}",
                 ErrorKind.UNAUTHORIZED_VIRTUAL_CHUNK_CONTAINER,
             )
         return container, url
@@ -212,25 +278,15 @@ class VirtualChunks:
         return reader
 
 
-def authorization_line(container: VirtualChunkContainer) -> str:
-    """The argument that authorizes a container, for messages."""
-    scheme = urlsplit(container.url_prefix).scheme.lower()
-    credentials = {
-        "s3": "icechunk.s3_credentials(...)",
-        "gs": "icechunk.gcs_credentials(...)",
-        "gcs": "icechunk.gcs_credentials(...)",
-        "az": "icechunk.azure_credentials(...)",
-        "azure": "icechunk.azure_credentials(...)",
-        "abfs": "icechunk.azure_credentials(...)",
-    }.get(scheme, "None")
-    return (
-        f'authorize_virtual_chunk_access=icechunk.containers_credentials({{"{container.url_prefix}": {credentials}}})'
-    )
-
-
 def open_reader(container: VirtualChunkContainer, credentials: Any, settings: Any) -> ObjectReader:
     """What reads the objects of a container."""
     if urlsplit(container.url_prefix).scheme.lower() == "file":
+        if credentials is not None and not isinstance(credentials, Credentials.LocalFileSystemAccess):
+            raise InvalidInputError(
+                f"invalid credentials for virtual reference of type file: {credentials!r} (container "
+                f"{container.url_prefix}); local files need none",
+                ErrorKind.INVALID_CREDENTIALS,
+            )
         return LocalFiles()
     from icechunk.storage.virtual_objects import virtual_reader
 
@@ -241,22 +297,27 @@ def open_reader(container: VirtualChunkContainer, credentials: Any, settings: An
 class LocalFiles:
     """Reads ranges of files by their `file://` URLs."""
 
-    async def fetch(self, url: str, start: int, stop: int, etag: str | None, last_modified: int) -> Buffer:
-        """The bytes of a file; raises `StorageError` (virtual-chunk-modified) when it is no longer what was meant."""
+    async def fetch(self, url: str, start: int, stop: int) -> tuple[Buffer, str | None, float | None]:
         path = _file_path(url)
 
-        def read() -> bytes:
+        def read() -> tuple[Buffer, str | None, float | None]:
             with open(path, "rb") as file:
                 status = os.fstat(file.fileno())
-                if etag is not None:
-                    if etag.strip('"') != file_etag(status):
-                        raise modified(url)
-                elif last_modified and status.st_mtime > last_modified:
-                    raise modified(url)
                 file.seek(start)
-                return file.read(stop - start)
+                return file.read(stop - start), file_etag(status), status.st_mtime
 
         return read() if is_blocking() or stop - start < _OFFLOAD_BYTES else await offload(read)
+
+
+def has_drifted(ref: Virtual, etag: str | None, modified_at: float | None) -> bool:
+    """Whether an object with this etag, last modified then, is another one than the reference was made from."""
+    if ref.etag is not None:
+        return etag is not None and _bare(etag) != _bare(ref.etag)
+    return bool(ref.last_modified) and modified_at is not None and modified_at > ref.last_modified
+
+
+def _bare(etag: str) -> str:
+    return etag.removeprefix("W/").strip('"')
 
 
 def file_etag(status: os.stat_result) -> str:
@@ -267,8 +328,8 @@ def file_etag(status: os.stat_result) -> str:
 def modified(url: str) -> StorageError:
     """The error for an object that is not what a reference was made from."""
     return StorageError(
-        f"the checksum of the object owning the virtual chunk has changed ({url}); it was modified after the "
-        "reference to it was made, make the reference again",
+        f"the checksum of the object owning the virtual chunk has changed ({masked_url(url)}); it was modified after "
+        "the reference to it was made: make the reference again, or open the repository with virtual_drift='warn'",
         ErrorKind.VIRTUAL_CHUNK_MODIFIED,
     )
 
@@ -314,12 +375,24 @@ def normalise_locations(locations: Iterable[str], spec: int = 2) -> list[str]:
 
 
 def _bad_location(location: str, why: str) -> InvalidInputError:
-    return InvalidInputError(f'error parsing virtual ref URL: "{location}": {why}', ErrorKind.INVALID_VIRTUAL_REF)
+    return InvalidInputError(
+        f'error parsing virtual ref URL: "{masked_url(location)}": {why}', ErrorKind.INVALID_VIRTUAL_REF
+    )
 
 
 def _with_slash(prefix: str) -> str:
     return prefix if prefix.endswith("/") else prefix + "/"
 
 
+def _place_and_path(url: str) -> tuple[str, str]:
+    """The scheme and host of a URL exactly as they stand, and its path in plain text.
+
+    The host is never decoded: else `https://host%2F@elsewhere/` would seem to be below `https://host/`.
+    """
+    scheme, colon, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme.lower()}{colon}{host}", unquote(slash + path)
+
+
 def _leads_out(path: str) -> bool:
-    return ".." in path.split("/")
+    return ".." in re.split(r"[/\\]", path)
