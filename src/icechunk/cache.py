@@ -1,17 +1,19 @@
 """Caches of decoded files, weighed by what they cost to keep.
 
 One loads, all others wait: when a hundred chunk reads need the same manifest at once, it is fetched once. Waiting is safe
-in every mix of threads and event loops: a task may wait for any loader, a blocked thread only for a loader that runs on
-a thread of its own, since one that is a task might need the very thread that would wait for it.
+in every mix of threads and event loops: everybody may wait for a loader that blocks a thread, which needs nobody else to
+get on, but only tasks of the same event loop for one that is a task. That loop may be standing still, waiting for us.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future, wait
 from typing import Any, Generic, TypeVar
 
 from icechunk._driver import is_blocking
@@ -29,7 +31,9 @@ class WeightedCache(Generic[K, V]):
         self._lock = threading.Lock()
         self._kept: OrderedDict[K, tuple[V, int]] = OrderedDict()
         self._weight = 0
-        self._loading: dict[K, tuple[Future[V], bool]] = {}
+        self._loading: dict[K, tuple[Future[V], asyncio.AbstractEventLoop | None]] = {}
+        """What is being loaded now, and by a task of which event loop; None for a thread."""
+        _caches.add(self)
 
     def get(self, key: K) -> V | None:
         """The value kept for `key`, if any."""
@@ -67,44 +71,66 @@ class WeightedCache(Generic[K, V]):
         found = self.get(key)
         if found is not None:
             return found
-        blocking = is_blocking()
+        here = None if is_blocking() else asyncio.get_running_loop()
         with self._lock:
             loading = self._loading.get(key)
-            mine: Future[V] | None = None
             if loading is None:
-                mine = Future()
-                self._loading[key] = mine, blocking
-        if mine is not None:
+                mine: Future[V] = Future()
+                self._loading[key] = mine, here
+        if loading is None:
             return await self._fetch(key, fetch, mine)
-        assert loading is not None
-        theirs, on_thread = loading
-        if blocking and not on_thread:
+        theirs, there = loading
+        if there is not None and there is not here:
             return await fetch()
-        try:
-            return theirs.result() if blocking else await asyncio.shield(asyncio.wrap_future(theirs))
-        except (CancelledError, asyncio.CancelledError):
-            if theirs.cancelled() or isinstance(_failure(theirs), asyncio.CancelledError):
-                return await self.load(key, fetch)
-            raise
+        if await _outcome_of(theirs, here):
+            return theirs.result()
+        return await self.load(key, fetch)
 
     async def _fetch(self, key: K, fetch: Callable[[], Awaitable[V]], mine: Future[V]) -> V:
         try:
             value = await fetch()
+            self.put(key, value)
         except BaseException as error:
-            with self._lock:
-                self._loading.pop(key, None)
+            self._forget_loading(key, mine)
             if isinstance(error, Exception):
                 mine.set_exception(error)
-                mine.exception()
             else:
                 mine.cancel()
             raise
-        self.put(key, value)
-        with self._lock:
-            self._loading.pop(key, None)
+        self._forget_loading(key, mine)
         mine.set_result(value)
         return value
 
+    def _forget_loading(self, key: K, mine: Future[V]) -> None:
+        with self._lock:
+            loading = self._loading.get(key)
+            if loading is not None and loading[0] is mine:
+                del self._loading[key]
 
-def _failure(future: Future[Any]) -> BaseException | None:
-    return future.exception() if future.done() and not future.cancelled() else None
+    def _after_fork(self) -> None:
+        """In a child process nobody is loading any more."""
+        self._lock = threading.Lock()
+        self._loading.clear()
+
+
+async def _outcome_of(loading: Future[Any], here: asyncio.AbstractEventLoop | None) -> bool:
+    """Wait until a load has ended, well or badly; False when whoever did it was cancelled."""
+    if here is None:
+        wait([loading])
+        return not loading.cancelled()
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    try:
+        await asyncio.shield(asyncio.wrap_future(loading))
+    except asyncio.CancelledError:
+        if not loading.cancelled() or (task is not None and task.cancelling() > before):
+            raise  # it is we who were cancelled
+    except Exception:
+        pass  # the caller looks at it
+    return not loading.cancelled()
+
+
+_caches: weakref.WeakSet[WeightedCache[Any, Any]] = weakref.WeakSet()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: [cache._after_fork() for cache in _caches])
