@@ -132,5 +132,11 @@ async def _outcome_of(loading: Future[Any], here: asyncio.AbstractEventLoop | No
 
 _caches: weakref.WeakSet[WeightedCache[Any, Any]] = weakref.WeakSet()
 
+
+def _after_fork() -> None:
+    for cache in _caches:
+        cache._after_fork()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: [cache._after_fork() for cache in _caches])
+    os.register_at_fork(after_in_child=_after_fork)
