@@ -19,6 +19,7 @@ from icechunk.flatbuf.schema import U32, Required, Table
 from icechunk.format import node_writer, snapshot_encoding
 from icechunk.format.envelope import FileType, open_envelope, seal
 from icechunk.format.ids import INITIAL_SNAPSHOT_ID, parse_id
+from icechunk.format.landmark import read_landmark, write_landmark
 from icechunk.format.schemas import FILE_IDENTIFIER, NODE_SNAPSHOT, SNAPSHOT
 from icechunk.format.snapshot import (
     DimensionShape,
@@ -518,6 +519,21 @@ def test_a_snapshot_whose_first_node_is_not_one_of_ours_goes_on() -> None:
         snapshot = write([array(f"/n{number}", number)], base=snapshot)
     assert snapshot.paths() == ["/", "/a", *sorted(f"/n{number}" for number in range(10))]
     assert snapshot.find("/a") == decode(wrap(NODES_V2, 2)).find("/a")
+
+
+@pytest.mark.parametrize("begin", [0, 8, 2**20, "later"])
+def test_a_note_about_the_body_is_not_believed_against_the_nodes(begin: int | str) -> None:
+    first = write([group(f"/{number}", number) for number in range(20)])
+    payload = bytearray(first.table.doc.buf)
+    known = read_landmark(payload)
+    assert known.body > 0
+    where = begin if isinstance(begin, int) else known.body + 128
+    write_landmark(payload, known._replace(body=where))
+    snapshot = decode(wrap(bytes(payload), 2))
+    for number in range(3):
+        snapshot = write([array(f"/new{number}", number)], base=snapshot)
+    assert [node for node in snapshot.nodes() if not node.is_array] == list(first.nodes())
+    assert len(snapshot) == 23
 
 
 def test_two_nodes_of_one_path_are_replaced_together() -> None:

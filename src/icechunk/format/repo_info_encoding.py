@@ -22,6 +22,7 @@ from icechunk.flatbuf.builder import Builder
 from icechunk.flatbuf.columns import Positions, Spots
 from icechunk.flatbuf.reader import Document, VectorView
 from icechunk.flatbuf.schema import STRING, U8, U16, U32, Required, Table, Vector
+from icechunk.format.landmark import ALIGN, LANDMARK_SIZE, Landmark, read_landmark, write_landmark
 from icechunk.format.repo_updates import Update, UpdateLog, status_table, update_table
 from icechunk.format.schemas import FILE_IDENTIFIER, METADATA_ITEM, REPO, REPO_STATUS, UPDATE
 from icechunk.format.snapshot_records import ITEMS, PRUNED, SnapshotRecord, SnapshotTable
@@ -30,16 +31,11 @@ from icechunk.format.values import items_of
 if TYPE_CHECKING:
     from icechunk.format.repo_info import RepoInfo
 
-_ALIGN = 8
 _ENTRY_SIZE = 96
 """About what an entry of the log takes."""
 
 _BEARABLE = 4 << 10
 """Dead bytes that nobody minds."""
-
-_LANDMARK = struct.Struct("<4sII")
-_LANDMARK_MAGIC = b"ICPY"
-_LANDMARK_AT = 8
 
 _HEAD = Table(
     "Repo",
@@ -80,7 +76,7 @@ def encode_payload(info: RepoInfo) -> tuple[bytes, SnapshotTable, UpdateLog]:
     heap = _Heap(info.snapshots, info.updates)
     snapshots, updates = heap.snapshots(info.snapshots), heap.updates(info.updates)
     head = Builder(FILE_IDENTIFIER)
-    head.out += bytes(_LANDMARK.size)
+    head.out += bytes(LANDMARK_SIZE)
     head.refer(0, head.table(_HEAD, _fields(info)))
     root = Document(head.out, "repo").root(REPO)
     slots = {name: root[name].start for name in ("tags", "branches", "snapshots", "latest_updates")}
@@ -88,7 +84,7 @@ def encode_payload(info: RepoInfo) -> tuple[bytes, SnapshotTable, UpdateLog]:
     _write_refs(head, slots["branches"], info.branches, info.snapshots)
     begin = _write_rows(head, slots["snapshots"], snapshots)
     _refer(head, slots["latest_updates"], begin + updates)
-    _LANDMARK.pack_into(head.out, _LANDMARK_AT, _LANDMARK_MAGIC, begin, heap.dead)
+    write_landmark(head.out, Landmark(begin, heap.dead))
     payload = b"".join((head.out, *heap.parts()))
     doc = Document(payload, info.snapshots.doc.file)
     return payload, _moved(snapshots, doc, begin), UpdateLog(doc, begin + updates)
@@ -136,7 +132,7 @@ def _write_refs(builder: Builder, slots: int, refs: Mapping[str, bytes], snapsho
 def _write_rows(builder: Builder, slots: int, table: SnapshotTable) -> int:
     """Append the rows of the snapshots; returns where they end, which is where the heap begins."""
     plain, pruned = builder.vtable(_VTABLE), builder.vtable(_VTABLE_WITH_PRUNED)
-    builder.pad(_ALIGN)
+    builder.pad(ALIGN)
     at = len(builder.out) + _ROW.itemsize * np.arange(len(table))
     begin = len(builder.out) + _ROW.itemsize * len(table)
     has_pruned = table.pruned >= 0
@@ -178,7 +174,7 @@ class _Heap:
 
     def __init__(self, snapshots: SnapshotTable, updates: UpdateLog) -> None:
         doc = updates.doc
-        self._begin, self.dead = _landmark(doc)
+        self._begin, self.dead, _ = read_landmark(doc.buf)
         if not self._holds(snapshots, updates):
             self._begin = self.dead = 0
         self.dead += _ENTRY_SIZE * (updates.stored - len(updates.positions))
@@ -187,7 +183,7 @@ class _Heap:
         self._size = 0
         if snapshots.doc is doc and (enough or updates.has_unknown()):
             self._old = memoryview(doc.buf)[self._begin :]
-            self._size = len(self._old) + -len(self._old) % _ALIGN
+            self._size = len(self._old) + -len(self._old) % ALIGN
         else:
             self.dead = 0
         self._new = _Tail({} if self._old is None else self._known_vtables(doc, snapshots))
@@ -270,13 +266,3 @@ class _Tail(Builder):
         super().__init__(b"")
         self.out = bytearray()
         self._vtables = dict(vtables)
-
-
-def _landmark(doc: Document) -> tuple[int, int]:
-    """Where the heap begins and how much of it is dead; zeros for a file that is not ours."""
-    if doc.size < _LANDMARK_AT + _LANDMARK.size:
-        return 0, 0
-    magic, begin, dead = _LANDMARK.unpack_from(doc.buf, _LANDMARK_AT)
-    if magic != _LANDMARK_MAGIC or begin % _ALIGN or begin > doc.size:
-        return 0, 0
-    return begin, dead

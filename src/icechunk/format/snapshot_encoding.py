@@ -7,17 +7,12 @@ Offsets inside of nodes are relative, so the nodes of the snapshot before stay v
 is a new head, the old body as it is, and the changed nodes behind it. That works on any legal file, the reference's
 included. What is replaced stays in the body as dead bytes; past a quarter (and 4 KiB) all nodes are written anew.
 
-The landmark stands where no reader of flatbuffers looks. It says where the body begins (so that the old head can be left
-behind), how many of its bytes are dead, and where its vtables are (so that new nodes can share them). Files without one
-are carried over whole.
-
 In a file in segments the head is the first of them. Segments of the body are taken over compressed; what is new goes
 into one at the end, together with the last one before as long as that is small.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -32,6 +27,7 @@ from icechunk.flatbuf.reader import Document
 from icechunk.flatbuf.schema import STRING, U32, U64, Required, Table, Vector
 from icechunk.format.envelope import FileType, seal
 from icechunk.format.ids import INITIAL_SNAPSHOT_ID
+from icechunk.format.landmark import ALIGN, EVERYTHING, LANDMARK_SIZE, Landmark, read_landmark, write_landmark
 from icechunk.format.manifest_files import MANIFEST_FILE_STRUCT, ManifestFile
 from icechunk.format.node_writer import VTABLE_BLOCK, NodeWriter
 from icechunk.format.schemas import (
@@ -56,15 +52,10 @@ Positions: TypeAlias = npt.NDArray[np.int64]
 INITIAL_MESSAGE = "Repository initialized"
 INITIAL_METADATA: dict[str, Any] = {"__icechunk": {"is_root": True}}
 
-_ALIGN = 8
 _MANY = 64
 _LARGE = 1 << 20
 _BEARABLE = 4 << 10
 """Dead bytes that nobody minds: carrying them costs less than writing a few nodes anew."""
-_NO_VTABLES = 0xFFFFFFFF
-_LANDMARK = struct.Struct("<4sIII")
-_LANDMARK_MAGIC = b"ICPY"
-_LANDMARK_AT = 8
 _FILE_SIZE = 40
 """About what one manifest takes in the list."""
 
@@ -177,17 +168,16 @@ class _Plan:
     def _head(self, fields: dict[str, Any], spec: int, gap: int) -> bytearray:
         """Everything before the body, which begins `gap` bytes after the end."""
         builder = Builder(FILE_IDENTIFIER)
-        builder.out += bytes(_LANDMARK.size)
+        builder.out += bytes(LANDMARK_SIZE)
         lists: dict[str, Any] = {"nodes": bytes(4 * len(self.nodes)), "manifest_files": self.structs}
         if spec > 1:
             lists["manifest_files_v2"] = bytes(4 * len(self.files))
         root = builder.table(_HEAD, fields | lists)
         builder.refer(0, root)
-        builder.pad(_ALIGN)
+        builder.pad(ALIGN)
         out = builder.out
         body = len(out) + gap
-        vtables = _NO_VTABLES if self.vtables is None else self.vtables
-        _LANDMARK.pack_into(out, _LANDMARK_AT, _LANDMARK_MAGIC, body, self.dead, vtables)
+        write_landmark(out, Landmark(body, self.dead, self.vtables))
         view = Document(out, "snapshot").root(SNAPSHOT)
         for name, positions in (("nodes", self.nodes), ("manifest_files_v2", self.files)):
             if len(positions):
@@ -277,10 +267,10 @@ def _spliced(
     spec: int,
     segmented: bool,
 ) -> _Plan | None:
-    """The old body and the changed nodes; None where everything has better be written anew."""
-    if segmented and base.table.doc.payload is None:
-        return None
+    """The old body and the changed nodes; None where it is better to write everything anew."""
     old = _OldBody(base, segmented)
+    if not old.usable:
+        return None
     keep, places = _rows_to_keep(base, changes)
     files = _FileList(base, added, dropped, spec)
     replaced = len(base) - int(keep.sum())
@@ -311,26 +301,30 @@ def _spliced(
 class _OldBody:
     """The body of the snapshot before, as it is carried over. Positions are relative to its begin.
 
-    `end` is where new bytes go. In a file in segments that is in the last one while that is small.
+    `end` is where new bytes go. In a file in segments that is in the last one while that is small. A body that is not cut
+    into segments as it should be is not `usable`.
     """
 
     def __init__(self, base: Snapshot, segmented: bool) -> None:
         doc = base.table.doc
-        begin, self.dead, self.vtables = _landmark(doc)
+        begin, self.dead, self.vtables = read_landmark(doc.buf)
         nodes = element_positions(base.table.vector)
         files = element_positions(base.files.tables) if base.files.tables is not None else nodes[:0]
         if any(len(positions) and int(positions.min()) < begin for positions in (nodes, files)):
-            begin, self.dead, self.vtables = 0, 0, None
+            begin, self.dead, self.vtables = EVERYTHING
         self.nodes, self.files = nodes - begin, files - begin
         self._segments = doc.payload if segmented else None
+        self.usable = not segmented or _begins_with_a_segment(doc, begin)
         if self._segments is not None:
             self._open_segments(doc, self._segments, begin)
         else:
             doc.need(0, doc.size)
-            self.parts: list[Buffer] = [memoryview(doc.buf)[begin:], bytes((begin - doc.size) % _ALIGN)]
+            self.parts: list[Buffer] = [memoryview(doc.buf)[begin:], bytes((begin - doc.size) % ALIGN)]
             self.end = doc.size - begin + len(self.parts[1])
             self._known: list[Buffer | None] = [None, None]
         self.size = doc.size - begin
+        if self.vtables is not None and not _is_block(doc, begin + self.vtables):
+            self.vtables = None
         self.block = None if self.vtables is None else self.vtables - self.end
 
     def _open_segments(self, doc: SnapshotDocument, payload: SegmentedPayload, begin: int) -> None:
@@ -356,15 +350,15 @@ class _OldBody:
         return parts, known
 
 
-def _landmark(doc: SnapshotDocument) -> tuple[int, int, int | None]:
-    """Where the body begins, its dead bytes, and where in it the vtables are; all of a file that does not say."""
-    if doc.size < _LANDMARK_AT + _LANDMARK.size:
-        return 0, 0, None
-    magic, begin, dead, vtables = _LANDMARK.unpack_from(doc.buf, _LANDMARK_AT)
-    if magic != _LANDMARK_MAGIC or begin % _ALIGN or begin > doc.size:
-        return 0, 0, None
-    block = doc.buf[begin + vtables : begin + vtables + len(VTABLE_BLOCK)] if vtables != _NO_VTABLES else b""
-    return begin, dead, vtables if bytes(block) == VTABLE_BLOCK else None
+def _begins_with_a_segment(doc: SnapshotDocument, begin: int) -> bool:
+    """Whether the file is in segments, and the body that begins there is all of them but the first."""
+    bounds = [] if doc.payload is None else doc.payload.bounds
+    return begin == (bounds[1][0] if len(bounds) > 1 else doc.size) if bounds else False
+
+
+def _is_block(doc: SnapshotDocument, start: int) -> bool:
+    """Whether the vtables that nodes need stand there."""
+    return bytes(doc.buf[start : start + len(VTABLE_BLOCK)]) == VTABLE_BLOCK
 
 
 def _rows_to_keep(base: Snapshot, changes: Mapping[str, Node | None]) -> tuple[npt.NDArray[np.bool_], Positions]:
