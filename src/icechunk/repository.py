@@ -425,7 +425,8 @@ class Repository(Maintenance, Shown):
         try:
             yield session.store
         except BaseException:
-            session.discard_changes()
+            if not session.read_only:
+                session.discard_changes()
             raise
         session.commit(message, metadata=metadata, rebase_with=rebase_with, rebase_tries=rebase_tries)
 
