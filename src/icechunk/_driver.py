@@ -125,6 +125,25 @@ async def offload(fn: Callable[[], T]) -> T:
     return await asyncio.get_running_loop().run_in_executor(None, fn)
 
 
+async def unbroken(coro: Coroutine[Any, Any, T]) -> T:
+    """Await `coro`, to its end even when this task is cancelled meanwhile; that is raised then.
+
+    For a step of which it must be known afterwards whether it was taken. A second cancellation breaks it off.
+    """
+    if is_blocking():
+        return await coro
+    task = asyncio.ensure_future(coro)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        try:
+            await asyncio.wait([task])
+        finally:
+            if not task.cancel() and not task.cancelled():
+                task.exception()  # nobody else will look at it
+        raise
+
+
 async def concurrent_map(fn: Callable[[T], Awaitable[R]], items: Iterable[T], limit: int) -> list[R]:
     """`[await fn(item) for item in items]`, at most `limit` at a time.
 

@@ -90,8 +90,9 @@ class ChunkEdits:
 
     def fold(self) -> tuple[ChunkTable, npt.NDArray[np.uint32]]:
         """All that was written as one table, and the coordinates that were deleted."""
-        written = {coords: ref for coords, ref in self.singles.items() if ref is not None}
-        deleted = [coords for coords, ref in self.singles.items() if ref is None]
+        singles = dict(self.singles)  # others may go on writing
+        written = {coords: ref for coords, ref in singles.items() if ref is not None}
+        deleted = [coords for coords, ref in singles.items() if ref is None]
         gone = np.array(deleted, np.uint32).reshape(len(deleted), self.ndim)
         table = ChunkTable.from_refs(written, self.ndim)
         if self.tables:
@@ -101,6 +102,8 @@ class ChunkEdits:
 
     def coords(self) -> npt.NDArray[np.uint32]:
         """The coordinates of every chunk that was edited, sorted."""
+        if not self.tables:
+            return np.array(sorted(self.singles), np.uint32).reshape(len(self.singles), self.ndim)
         table, deleted = self.fold()
         if not len(deleted):
             return table.coords
@@ -139,7 +142,7 @@ class ChangeSet:
             or self.updated
             or self.deleted
             or self.moves
-            or any(map(bool, self.chunks.values()))
+            or any(map(bool, list(self.chunks.values())))
             or self.settled
         )
 

@@ -24,7 +24,10 @@ def is_below(path: str, ancestor: str) -> bool:
 
 
 class NodeView:
-    """What a session sees: `snapshot` under the changes of `change_set`, which may go on changing."""
+    """What a session sees: `snapshot` under the changes of `change_set`, which may go on changing.
+
+    It may be looked at while others make changes: dictionaries are copied, which is one step, before they are gone through.
+    """
 
     def __init__(self, snapshot: Snapshot, change_set: ChangeSet) -> None:
         self.snapshot = snapshot
@@ -77,7 +80,7 @@ class NodeView:
             paths = self.snapshot.subtree_paths(under)
         if changes.deleted:
             paths = [path for path in paths if path not in changes.deleted]
-        new = [path for path in changes.new_nodes if is_below(path, under)]
+        new = [path for path in list(changes.new_nodes) if is_below(path, under)]
         return sort_paths([*paths, *new]) if new else list(paths)
 
     def _moved_paths(self, under: str) -> list[str]:
@@ -107,7 +110,7 @@ class NodeView:
         else:
             names = {name for name in self.snapshot.children(path) if f"{head}/{name}" not in changes.deleted}
         start = len(head) + 1
-        for new in changes.new_nodes:
+        for new in list(changes.new_nodes):
             if new.startswith(head + "/") and len(new) > start and "/" not in new[start:]:
                 names.add(new[start:])
         return sorted(names)

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from icechunk import moves
-from icechunk._driver import blocking, gather
+from icechunk._driver import blocking, gather, unbroken
 from icechunk.change_set import ChangeSet
 from icechunk.commit import CommitWriter, Draft, log_of
 from icechunk.config import RepositoryConfig
@@ -183,7 +184,8 @@ class Session:
     async def status_async(self) -> Diff:
         """What was changed and not committed."""
         view = await self._workspace.view()
-        return status_diff(self._workspace.change_set, view.snapshot)
+        with self._workspace.lock:
+            return status_diff(view.change_set, view.snapshot)
 
     _status = blocking(status_async)
 
@@ -236,17 +238,7 @@ class Session:
 
     async def move_async(self, from_path: str, to_path: str) -> None:
         """Move a node, with everything below it, to another path. Only rearrange sessions move."""
-        workspace = self._workspace
-        if workspace.mode is Mode.READ_ONLY:
-            raise _read_only()
-        if workspace.mode is not Mode.REARRANGE:
-            raise SessionStateError(
-                "nodes can be moved only in a rearrange session: use `repo.rearrange_session(branch)`",
-                ErrorKind.NON_REARRANGE_SESSION,
-            )
-        view = await workspace.view()
-        with workspace.lock:
-            workspace.change_set.moves.append(moves.plan_move(view, from_path, to_path))
+        await self._workspace.move_node(from_path, to_path)
 
     move = blocking(move_async)
 
@@ -378,13 +370,26 @@ class Session:
         while True:
             publication, prepared = await write()
             try:
-                await refs.publish(replace(publication, since=workspace.since), prepared)
-                workspace.finish(publication.record.id)
+                await unbroken(self._land(replace(publication, since=workspace.since), prepared))
                 return format_id(publication.record.id)
             except CollectionRan as news:
                 await self._check_written_chunks()
                 workspace.since = news.at
                 writer.forget()
+
+    async def _land(self, publication: Publication, prepared: Prepared | None) -> None:
+        """Publish, and become read-only: both or neither, also when the user interrupts it."""
+        refs, new = self._core.refs, publication.record.id
+        try:
+            await refs.publish(publication, prepared)
+        except Exception:
+            raise
+        except BaseException:
+            with suppress(Exception):
+                if publication.branch is not None and await refs.branch_tip(publication.branch) == new:
+                    self._workspace.finish(new)
+            raise
+        self._workspace.finish(new)
 
     async def _check_written_chunks(self) -> None:
         workspace = self._workspace
@@ -550,12 +555,13 @@ class Session:
                 "a rearrange session cannot be forked; commit it, and fork a writable session",
                 ErrorKind.REARRANGE_SESSION_ONLY,
             )
-        base = await workspace.load()
+        await workspace.load()
+        base, changes = workspace.copy_changes()
+        self._known = changes
         snapshot_id = base.id
-        self._known = workspace.change_set.copy()
-        if workspace.change_set:
+        if changes:
             draft = await self._core.commit_writer().write(
-                base, workspace.change_set, message="uncommitted changes of a session that was forked", metadata={}
+                base, changes, message="uncommitted changes of a session that was forked", metadata={}
             )
             snapshot_id = draft.record.id
         fork = new_workspace(self._core, snapshot_id, Mode.EDIT, is_fork=True)

@@ -35,6 +35,7 @@ from icechunk.format.chunk_ref import ChunkRef, Inline, Native, Virtual
 from icechunk.format.chunk_table import ChunkTable
 from icechunk.format.ids import random_node_id, random_object_id
 from icechunk.format.snapshot import Node, Snapshot
+from icechunk.moves import plan_move
 from icechunk.node_view import NodeView
 from icechunk.splitting import PreloadPolicy
 from icechunk.storage.base import Buffer, ByteRange
@@ -111,32 +112,39 @@ class Workspace:
                 stacklevel=2,
             )
 
-    async def merge(self, other: Workspace, known: ChangeSet | None) -> Overlaps:
-        """Take over the changes of another workspace; `known` is what had been changed here when it was forked."""
-        await self.view()
-        with self.lock:
-            self.check_editable()
-            assert self._view is not None
-            overlaps = merge_changes(self._view, other.change_set, known=known)
-            self.first_chunks += other.first_chunks
-            other.handed_on = True
-        return overlaps
-
     # --- state -----------------------------------------------------------------------------------------------------
 
     async def view(self) -> NodeView:
-        """The hierarchy as it stands; loads the snapshot on first use."""
-        if self._view is None:
+        """The hierarchy as it stands; loads the snapshot on first use.
+
+        Whoever looks at nodes and at changes takes both from one view: a commit or a rebase puts another in its place.
+        """
+        while (view := self._view) is None:
             await self.load()
-        assert self._view is not None
-        return self._view
+        return view
 
     async def load(self) -> Snapshot:
         """The snapshot this workspace is based on."""
-        snapshot = await self.assets.snapshot(self.snapshot_id)
-        if self._view is None or self._view.snapshot is not snapshot:
-            self._view = NodeView(snapshot, self.change_set)
+        view, snapshot_id = self._view, self.snapshot_id
+        if view is not None and view.snapshot.id == snapshot_id:
+            return view.snapshot
+        snapshot = await self.assets.snapshot(snapshot_id)
+        with self.lock:
+            if self._view is None and self.snapshot_id == snapshot_id:
+                self._view = NodeView(snapshot, self.change_set)
         return snapshot
+
+    def _editable_view(self) -> NodeView:
+        """The hierarchy as it stands, to be changed now, under the lock; it must have been loaded."""
+        self.check_editable()
+        assert self._view is not None
+        return self._view
+
+    def copy_changes(self) -> tuple[Snapshot, ChangeSet]:
+        """The snapshot, and a copy of the changes as they stand on it; both must have been loaded."""
+        with self.lock:
+            view = self._editable_view()
+            return view.snapshot, view.change_set.copy()
 
     def rebase_onto(self, snapshot: Snapshot, change_set: ChangeSet) -> None:
         """Stand on another snapshot, with the changes as they are there."""
@@ -165,7 +173,7 @@ class Workspace:
     def seal(self) -> None:
         """Refuse changes while they are being committed, so that none can be lost."""
         with self.lock:
-            self._check_unsealed()
+            self._check_writable()
             self._sealed = True
 
     def unseal(self) -> None:
@@ -197,6 +205,15 @@ class Workspace:
                 ErrorKind.REARRANGE_SESSION_ONLY,
             )
 
+    def check_movable(self) -> None:
+        """Refuse moves where only reading or editing is allowed."""
+        self._check_writable()
+        if self.mode is not Mode.REARRANGE:
+            raise SessionStateError(
+                "nodes can be moved only in a rearrange session: use `repo.rearrange_session(branch)`",
+                ErrorKind.NON_REARRANGE_SESSION,
+            )
+
     # --- nodes -----------------------------------------------------------------------------------------------------
 
     async def node(self, path: str) -> Node:
@@ -214,13 +231,13 @@ class Workspace:
         """Create the node at `path`, or give it new metadata."""
         self.check_editable()
         parsed = parse_metadata(raw, rectilinear=self.settings.spec > 1)
-        view = await self.view()
+        await self.view()
         with self.lock:
-            self.check_editable()
+            view = self._editable_view()
             node = view.find(path)
             if node is None:
                 node = Node(random_node_id(), path, parsed.is_array, raw, parsed.shape, parsed.dimension_names, ())
-                self.change_set.add_node(node)
+                view.change_set.add_node(node)
             elif node.is_array != parsed.is_array:
                 kind = "an array" if node.is_array else "a group"
                 raise AlreadyExistsError(
@@ -228,24 +245,45 @@ class Workspace:
                     ErrorKind.NODE_ALREADY_EXISTS,
                 )
             elif node.metadata != raw:
-                self.change_set.update_node(
+                view.change_set.update_node(
                     replace(node, metadata=raw, shape=parsed.shape, dimension_names=parsed.dimension_names)
                 )
 
     async def delete_node(self, path: str) -> None:
         """Delete the node at `path` and everything below it; nothing happens when there is none."""
         self.check_editable()
-        view = await self.view()
+        await self.view()
         with self.lock:
-            self.check_editable()
+            view = self._editable_view()
             if view.find(path) is not None:
-                self.change_set.delete_nodes(view.subtree(path))
+                view.change_set.delete_nodes(view.subtree(path))
+
+    async def move_node(self, source: str, target: str) -> None:
+        """Move a node, with everything below it, to another path."""
+        self.check_movable()
+        await self.view()
+        with self.lock:
+            self.check_movable()
+            assert self._view is not None
+            self._view.change_set.moves.append(plan_move(self._view, source, target))
+
+    async def merge(self, other: Workspace, known: ChangeSet | None) -> Overlaps:
+        """Take over the changes of another workspace; `known` is what had been changed here when it was forked."""
+        await self.view()
+        with self.lock:
+            overlaps = merge_changes(self._editable_view(), other.change_set, known=known)
+            self.first_chunks += other.first_chunks
+            other.handed_on = True
+        return overlaps
 
     # --- chunk references --------------------------------------------------------------------------------------------
 
-    async def chunk_ref(self, node: Node, coords: Coords) -> ChunkRef | None:
-        """Where the bytes of a chunk are; None when it was never written, or lies outside of the grid."""
-        edits = self.change_set.chunks.get(node.id)
+    async def chunk_ref(self, node: Node, coords: Coords, changes: ChangeSet | None = None) -> ChunkRef | None:
+        """Where the bytes of a chunk are; None when it was never written, or lies outside of the grid.
+
+        `changes` are those of the view in which the node was found.
+        """
+        edits = (self.change_set if changes is None else changes).chunks.get(node.id)
         if edits is not None:
             found = edits.find(coords)
             if found is not UNTOUCHED:
@@ -281,8 +319,12 @@ class Workspace:
         except Exception as error:
             log.warning("could not load manifests ahead: %s", error)
 
-    async def chunk_table(self, node: Node) -> ChunkTable:
-        """Every chunk reference of an array, uncommitted ones included."""
+    async def chunk_table(self, node: Node, changes: ChangeSet | None = None) -> ChunkTable:
+        """Every chunk reference of an array, uncommitted ones included.
+
+        `changes` are those of the view in which the node was found.
+        """
+        changes = self.change_set if changes is None else changes
         refs = node.manifests
         manifests = await concurrent_map(
             lambda ref: self.assets.manifest(ref.id), refs, max(self.assets.storage.concurrency, 1)
@@ -292,7 +334,7 @@ class Workspace:
         table = ChunkTable.empty(len(node.shape)) if not tables else tables[0]
         if len(tables) > 1:
             table = ChunkTable.concat(tables)
-        edits = self.change_set.chunks.get(node.id)
+        edits = changes.chunks.get(node.id)
         if edits:
             written, deleted = edits.fold()
             table = table.overlay(written, deleted if len(deleted) else None)
@@ -325,8 +367,18 @@ class Workspace:
 
     def _record(self, node: Node, coords: Coords, ref: ChunkRef | None) -> None:
         with self.lock:
-            self.check_editable()
-            self.change_set.edits(node).set(coords, ref)
+            self._edits(node).set(coords, ref)
+
+    def _edits(self, node: Node) -> ChunkEdits:
+        """The edits of an array, to be added to under the lock; refuses one that is gone since it was looked up."""
+        view = self._editable_view()
+        present = view.find(node.path)
+        if present is None or present.id != node.id or len(present.shape) != len(node.shape):
+            raise NodeNotFoundError(
+                f"the array at `{node.path}` was deleted or replaced while chunks of it were being written",
+                ErrorKind.NODE_NOT_FOUND,
+            )
+        return view.change_set.edits(present)
 
     async def set_ref(self, path: str, coords: Coords, ref: Virtual) -> None:
         """Make one chunk refer to bytes of a foreign object."""
@@ -342,8 +394,7 @@ class Workspace:
         if len(table):
             check_all_coords(node, table.coords)
         with self.lock:
-            self.check_editable()
-            self.change_set.edits(node).set_many(table)
+            self._edits(node).set_many(table)
 
     async def delete_chunk(self, path: str, coords: Coords) -> None:
         """Delete one chunk; nothing happens where there can be none."""
@@ -358,8 +409,7 @@ class Workspace:
         edits.singles = dict.fromkeys(map(tuple, gone.tolist()))
         edits.set_many(table)
         with self.lock:
-            self.check_editable()
-            self.change_set.edits(node).merge(edits)
+            self._edits(node).merge(edits)
 
     # --- bytes -------------------------------------------------------------------------------------------------------
 
@@ -380,11 +430,12 @@ class Workspace:
     async def get(self, key: str, byte_range: ByteRange | None = None) -> Buffer | None:
         """The bytes at a zarr key, None when nothing is there."""
         parsed = parse_key(key)
-        node = (self._view or await self.view()).find(parsed.path)
+        view = self._view or await self.view()
+        node = view.find(parsed.path)
         if type(parsed) is ChunkKey:
             if node is None:
                 return None
-            ref = await self.chunk_ref(require_array(node), parsed.coords)
+            ref = await self.chunk_ref(require_array(node), parsed.coords, view.change_set)
             return None if ref is None else await self.read_ref(ref, byte_range)
         if node is None or type(parsed) is not MetadataKey:
             return None
@@ -412,11 +463,12 @@ class Workspace:
     async def size(self, key: str) -> int | None:
         """The number of bytes at a zarr key; None when nothing is there."""
         parsed = parse_key(key)
-        node = (await self.view()).find(parsed.path)
+        view = await self.view()
+        node = view.find(parsed.path)
         if type(parsed) is ChunkKey:
             if node is None:
                 return None
-            ref = await self.chunk_ref(require_array(node), parsed.coords)
+            ref = await self.chunk_ref(require_array(node), parsed.coords, view.change_set)
             return None if ref is None else ref.length
         if node is None or type(parsed) is not MetadataKey:
             return None
@@ -438,29 +490,30 @@ class Workspace:
         view = await self.view()
         if wanted.path == "/" or view.find(wanted.path) is not None:
             with self.lock:
-                self.check_editable()
-                self.change_set.delete_nodes(view.subtree(wanted.path))
+                view = self._editable_view()
+                view.change_set.delete_nodes(view.subtree(wanted.path))
             return
         if wanted.array_path is None:
             return
         node = view.find(wanted.array_path)
         if node is None or not node.is_array:
             return
-        coords = _beginning_with((await self.chunk_table(node)).coords, wanted.coords)
+        coords = _beginning_with((await self.chunk_table(node, view.change_set)).coords, wanted.coords)
         await self.replace_chunks(node, ChunkTable.empty(len(node.shape)), coords)
 
     async def list_keys(self, under: str = "/") -> AsyncIterator[list[str]]:
         """The zarr keys of the node at `under` and of everything below it, in batches."""
         view = await self.view()
-        if not self.change_set and under == "/":
+        changes = view.change_set
+        if not changes and under == "/":
             yield [metadata_key(path) for path in view.snapshot.paths()]
             with_chunks: Iterable[Node] = view.snapshot.nodes_with_chunks()
         else:
             nodes = list(view.nodes(under))
             yield [metadata_key(node.path) for node in nodes]
             with_chunks = (node for node in nodes if node.is_array)
-        for node in [node for node in with_chunks if node.manifests or node.id in self.change_set.chunks]:
-            yield chunk_keys(node.path, (await self.chunk_table(node)).coords)
+        for node in [node for node in with_chunks if node.manifests or node.id in changes.chunks]:
+            yield chunk_keys(node.path, (await self.chunk_table(node, changes)).coords)
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[list[str]]:
         """As `list_keys`, for the node that a key prefix names."""
@@ -472,7 +525,7 @@ class Workspace:
             async for batch in self.list_keys(wanted.path):
                 yield batch
         elif wanted.array_path is not None and (node := view.find(wanted.array_path)) is not None and node.is_array:
-            coords = (await self.chunk_table(node)).coords
+            coords = (await self.chunk_table(node, view.change_set)).coords
             yield chunk_keys(node.path, _beginning_with(coords, wanted.coords))
         else:
             raise InvalidInputError(
@@ -497,7 +550,7 @@ class Workspace:
         node = view.find(wanted.array_path)
         if node is None or not node.is_array or len(wanted.coords) >= len(node.shape):
             return []
-        coords = _beginning_with((await self.chunk_table(node)).coords, wanted.coords)
+        coords = _beginning_with((await self.chunk_table(node, view.change_set)).coords, wanted.coords)
         return [str(value) for value in np.unique(coords[:, len(wanted.coords)]).tolist()]
 
 
