@@ -704,7 +704,7 @@ def test_damaged_snapshots_raise_nothing_but_format_errors(which: str) -> None:
         whole = encode_again(write(ours.nodes(), segmented=True))
         files = [whole[:39] + damaged for damaged in damages(whole[39:], 5, 300)]
     else:
-        files = [wrap(damaged, 1 if which == "1.x" else 2) for damaged in damages(payloads[which], 3, 500)]
+        files = [wrap(damaged, 1 if which == "1.x" else 2) for damaged in damages(payloads[which], 3, 250)]
     for data in files:
         try:
             look_at_everything(data)
