@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -674,6 +675,27 @@ async def test_a_lost_reply_that_others_wrote_on_top_of_is_no_failure(kit_of: An
     await refs.create_branch("ours", ROOT)
     assert await refs.list_branches() == {"main", "ours"}
     assert await refs.list_tags() == {"theirs"}
+
+
+@pytest.mark.parametrize("one_process", [True, False])
+async def test_what_others_did_at_the_same_moment_is_not_taken_for_ours(kit_of: Any, one_process: bool) -> None:
+    """Clocks that lag behind the log all continue it with the same time."""
+
+    class Overtaken(CountingStorage):
+        armed = True
+
+        async def put(self, path: str, data: Any, **options: Any) -> Any:
+            if path == "repo" and self.armed:
+                self.armed = False
+                await theirs.change_metadata(lambda metadata: {**metadata, "theirs": 1})
+            return await super().put(path, data, **options)
+
+    kit = await kit_of(2).create()
+    behind = replace(kit.context(Overtaken(kit.memory)), now=lambda: 1_700_000_000_000_000 - 1)
+    ours = refs_for(2, behind)
+    theirs = ours if one_process else refs_for(2, replace(behind, storage=kit.memory))
+    await ours.change_metadata(lambda metadata: {**metadata, "ours": 1})
+    assert await (await kit.reopen()).get_metadata() == {"ours": 1, "theirs": 1}
 
 
 async def test_read_only_storage(kit: Kit) -> None:

@@ -124,6 +124,11 @@ class RepoFile(RefStore):
         self._turns = itertools.count()
         self._last: _Stand | None = None
         self._backup: tuple[Version, str] | None = None
+        self._time = 0
+
+    def rebind(self, context: Context) -> None:
+        super().rebind(context)
+        self._backup = None  # no two may name the same copy: it tells whose change is whose
 
     # ---- reading
 
@@ -184,8 +189,8 @@ class RepoFile(RefStore):
                 return stand
             require_writable_storage(self.storage)
             info, kind = change
-            at = later_than(self.context.now(), stand.info.updates[0].at if stand.info.updates else 0)
-            info = info.with_update(kind, at, await self._back_up(stand), self.context.updates_per_file)
+            at, backup = self._time_after(stand.info), await self._back_up(stand)
+            info = info.with_update(kind, at, backup, self.context.updates_per_file)
             data = info.encode(self.context.level)
             try:
                 version = await self.storage.put(REPO_OBJECT, data, only_if=Unchanged(stand.version))
@@ -194,13 +199,20 @@ class RepoFile(RefStore):
                 if overtaken:
                     await self.context.wait(attempt + 1)
                 stand = await self._read()
-                if any(update.at == at and update.kind == kind for update in stand.info.updates):
+                if _has_update(stand.info, at, backup):
                     return stand  # it was written, only the reply got lost
                 if not overtaken:
                     raise
                 continue
             return self._keep(_Stand(info, version, data, next(self._turns)))
         raise attempts_exhausted(self.context.retries.max_tries)
+
+    def _time_after(self, info: RepoInfo) -> int:
+        """A time for a change of `info`, which no other change made here has."""
+        latest = info.updates[0].at if info.updates else 0
+        with self._lock:
+            self._time = max(later_than(self.context.now(), latest), self._time + 1)
+            return self._time
 
     async def _back_up(self, stand: _Stand) -> str:
         """Copy the object as it stood to a name of its own, unless that was done already; returns the name."""
@@ -432,6 +444,19 @@ def publish_in(info: RepoInfo, publication: Publication) -> Change:
         assert previous is not None
         return info, CommitAmended(branch, previous, record.id)
     return info, NewCommit(branch, record.id)
+
+
+def _has_update(info: RepoInfo, at: int, backup: str) -> bool:
+    """Whether a change made here is in the log: the one at this time, after the copy that was put aside for it.
+
+    Others may have changed the same thing at the same time, since who lags behind the log continues its time.
+    """
+    updates = info.updates
+    for place, update in enumerate(updates):
+        if update.at <= at:
+            before = updates[place + 1].backup if place + 1 < len(updates) else info.before_updates
+            return update.at == at and before == backup
+    return False
 
 
 def _was_collected(info: RepoInfo, since: int) -> bool:
