@@ -89,6 +89,10 @@ class Assets:
 
         return await self._snapshots.load(snapshot_id, fetch)
 
+    def kept_snapshot(self, snapshot_id: bytes) -> Snapshot | None:
+        """The snapshot of this id if it was read before and is still at hand."""
+        return self._snapshots.get(snapshot_id)
+
     async def manifest(self, manifest_id: bytes, size: int | None = None) -> Manifest:
         """The manifest of this id. `size` is that of its file, where the caller knows it."""
 
@@ -107,6 +111,8 @@ class Assets:
             data, _ = await self.storage.get(path)
             return await _decoded(data, lambda: TransactionLog.decode(data, path))
 
+        if not self.settings.cached_changes:
+            return await fetch()
         return await self._logs.load(snapshot_id, fetch)
 
     async def chunk(self, ref: Native, start: int = 0, stop: int | None = None) -> Buffer:

@@ -32,6 +32,7 @@ from icechunk.format.schemas import (
     OBJECT_ID_12,
     TRANSACTION_LOG,
 )
+from icechunk.format.transaction_log_few import read_few_chunks, read_ids
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 Coords: TypeAlias = npt.NDArray[np.uint32]
@@ -114,7 +115,7 @@ class TransactionLog:
             id=root["id"],
             updated_chunks=_read_chunks(doc, root["updated_chunks"]),
             moved_nodes=tuple(map(_read_move, root["moved_nodes"] or ())),
-            **{name: frozenset(root[name]) for name in _SETS},
+            **{name: read_ids(root, name) for name in _SETS},
         )
 
     def encode(self, spec: int, level: int = 3) -> bytes:
@@ -165,8 +166,9 @@ def _read_chunks(doc: Document, vector: VectorView) -> dict[bytes, Coords]:
     The reference lets chunks be set with too few or too many coordinates. Those name no chunk of the array, whose other
     coordinates tell its rank, so they are left out.
     """
-    if not len(vector):
-        return {}
+    few = read_few_chunks(doc, vector)
+    if few is not None:
+        return few
     arrays = TableColumns(doc, ARRAY_UPDATED_CHUNKS, element_positions(vector))
     ids = arrays.struct("node_id").tobytes()
     vectors = arrays.targets("chunks")
