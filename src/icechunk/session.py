@@ -447,15 +447,10 @@ class Session:
         """
         properties = self._properties(metadata)
         workspace = self._workspace
-        reading = self.read_only
-        if reading and self._core.spec == 1:
-            raise NoChangesToCommitError()
-        if not reading:
+        if not self.read_only:
             workspace.seal()
         try:
             base = await workspace.load()
-            if self._core.spec == 1 and not workspace.change_set:
-                raise NoChangesToCommitError()
             await self._core.refs.ensure_writable("cannot flush")
             writer = self._core.commit_writer()
 
