@@ -45,6 +45,10 @@ class Hierarchy(Protocol):
         """The node at `path`."""
         ...
 
+    def is_vacant(self, path: str) -> bool:
+        """Whether nothing is at `path`, nor below it."""
+        ...
+
 
 class Nodes(Protocol):
     """The nodes of a snapshot."""
@@ -61,7 +65,7 @@ def plan_move(view: Hierarchy, source: str, target: str) -> Move:
     """The move of the node at `source`, with everything below it, to `target`.
 
     Raises `InvalidInputError` for paths that are not absolute, `NodeNotFoundError` when nothing is at `source`,
-    `AlreadyExistsError` when something is at `target`, `SessionStateError` when `target` lies in `source` or not in a
+    `AlreadyExistsError` when something is at or below `target`, `SessionStateError` when `target` lies in `source` or not in a
     group.
     """
     source, target = parse_path(source), parse_path(target)
@@ -74,9 +78,9 @@ def plan_move(view: Hierarchy, source: str, target: str) -> Move:
             ErrorKind.MOVE_INTO_SELF_OR_DESCENDANT,
         )
     above = parent(target)
-    if above is None or view.find(target) is not None:
+    if above is None or not view.is_vacant(target):
         raise AlreadyExistsError(
-            f"move cannot overwrite existing node at `{target}`; delete or move that one first",
+            f"move cannot overwrite existing node at `{target}`, or below it; delete or move that one first",
             ErrorKind.MOVE_WONT_OVERWRITE,
         )
     _check_destination(view, target, above)

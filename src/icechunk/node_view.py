@@ -115,6 +115,15 @@ class NodeView:
                 names.add(new[start:])
         return sorted(names)
 
+    def is_vacant(self, path: str) -> bool:
+        """Whether nothing is at `path`, nor below it."""
+        moves = self.change_set.moves
+        if not moves:
+            return not self.paths(path)
+        source = path_before(moves, path)
+        stayed = () if source is None else self.snapshot.subtree_paths(source)
+        return not any(is_below(path_after(moves, each), path) for each in stayed)
+
     def subtree(self, path: str) -> list[tuple[str, bytes, bool]]:
         """Path, id and whether it is an array, of the node at `path` and of all below it."""
         return [(node.path, node.id, node.is_array) for node in self.nodes(path)]

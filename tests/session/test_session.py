@@ -320,6 +320,24 @@ def test_flush_moves_no_branch(repo):
     assert history(repo, "aside") == ["aside", "array", "Repository initialized"]
 
 
+# --- moving -----------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_moved_onto_nodes_whose_group_is_missing(repo):
+    paths = ["zarr.json", *(f"{path}/zarr.json" for path in ("a", "a/x", "g", "g/a", "g/a/i/x", "b/x"))]
+    write(repo, chunks=[(path, group_json()) for path in paths]).commit("groups")
+    session = repo.rearrange_session("main")
+    session.move("/g", "/h")
+    for source, target in [("/a", "/b"), ("/a/x", "/h/a/i")]:
+        with pytest.raises(icechunk.AlreadyExistsError) as caught:
+            session.move(source, target)
+        assert caught.value.kind == "move-wont-overwrite"
+    session.move("/a", "/g")
+    session.commit("moved")
+    moved = [*(f"{path}/zarr.json" for path in ("b/x", "g", "g/x", "h", "h/a", "h/a/i/x")), "zarr.json"]
+    assert keys(repo.readonly_session("main").store) == moved
+
+
 # --- forks ------------------------------------------------------------------------------------------------------------
 
 

@@ -49,6 +49,9 @@ class Tree:
     def find(self, path: str) -> Node | None:
         return self._nodes.get(path)
 
+    def is_vacant(self, path: str) -> bool:
+        return not any(each == path or each.startswith(path + "/") for each in self._nodes)
+
     def nodes(self) -> list[Node]:
         return list(self._nodes.values())
 
