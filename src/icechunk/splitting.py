@@ -86,16 +86,19 @@ def split_condition_holds(condition: ManifestSplitCondition, path: str) -> bool:
 def split_sizes(
     path: str, ndim: int, dimension_names: Sequence[str | None] | None, splitting: SplitSizes
 ) -> tuple[int | None, ...]:
-    """How many chunks a manifest of the array at `path` spans along each axis; None where the axis is not cut."""
+    """How many chunks a manifest of the array at `path` spans along each axis; None where the axis is not cut.
+
+    A file may name fewer dimensions than there are axes; the others have no name then.
+    """
     sizes: list[int | None] = [None] * ndim
+    names = dimension_names or ()
     for condition, dims in splitting:
         if None not in sizes:
             break
         if split_condition_holds(condition, path):
             for axis, size in enumerate(sizes):
                 if size is None:
-                    name = dimension_names[axis] if dimension_names is not None else None
-                    sizes[axis] = _size_of(dims, axis, name)
+                    sizes[axis] = _size_of(dims, axis, names[axis] if axis < len(names) else None)
     return tuple(size or None for size in sizes)
 
 

@@ -307,6 +307,11 @@ class RefFiles(RefStore):
             if one is not None
         }
 
+    async def tags(self, names: RefNames | None = None) -> dict[str, bytes]:
+        """The tags and what they name; `names` are those that were listed, if somebody has done so."""
+        names = await self.names() if names is None else names
+        return await self._targets({name: tag_path(name) for name in names.tags})
+
     async def deleted_tags(self) -> dict[str, bytes]:
         """The tags that were deleted, each with the snapshot it named as far as that is known."""
         names = (await self.names()).deleted_tags
@@ -354,7 +359,7 @@ class RefFiles(RefStore):
         names = await self.names()
         if branches is None:
             branches = await self._targets({name: branch_path(name) for name in names.branches})
-        tags = await self._targets({name: tag_path(name) for name in names.tags})
+        tags = await self.tags(names)
         records = await chain.reach({*branches.values(), *tags.values()}, visit)
         for tip in extra:
             try:
@@ -480,7 +485,7 @@ class RefFiles(RefStore):
 
     async def load_config(self) -> RepositoryConfig | None:
         self.config_was(await read_or_none(self.storage, CONFIG))
-        return None if self._config is None else parse_yaml(bytes(self._config[0]).decode())
+        return None if self._config is None else parse_yaml(bytes(self._config[0]))
 
     def config_was(self, stored: tuple[Buffer, Version] | None) -> None:
         """Take note of the stored configuration, which somebody has read already."""
