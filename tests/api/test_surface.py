@@ -42,6 +42,12 @@ def test_async_twins_take_the_same_arguments() -> None:
             assert not inspect.iscoroutinefunction(plain), plain
 
 
+def test_wrong_arguments_are_reported_of_what_was_called() -> None:
+    repo = icechunk.Repository.create(icechunk.in_memory_storage())
+    with pytest.raises(TypeError, match=r"^Repository\.create_branch\(\) got an unexpected keyword argument 'name'$"):
+        repo.create_branch(name="b", snapshot_id="1CECHNKREP0F1RSTCMT0")  # type: ignore[call-arg]
+
+
 def test_everything_exported_exists() -> None:
     for name in icechunk.__all__:
         assert hasattr(icechunk, name), name
