@@ -103,7 +103,8 @@ class ChunkEdits:
     def coords(self) -> npt.NDArray[np.uint32]:
         """The coordinates of every chunk that was edited, sorted."""
         if not self.tables:
-            return np.array(sorted(self.singles), np.uint32).reshape(len(self.singles), self.ndim)
+            coords = sorted(self.singles)
+            return np.array(coords, np.uint32).reshape(len(coords), self.ndim)
         table, deleted = self.fold()
         if not len(deleted):
             return table.coords

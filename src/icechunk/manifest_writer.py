@@ -7,7 +7,7 @@ Everything is fetched, encoded and written concurrently, array by array and box 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,9 +16,19 @@ import numpy.typing as npt
 from icechunk._driver import concurrent_map, offload
 from icechunk.assets import Assets
 from icechunk.change_set import ChunkEdits
+from icechunk.format.chunk_ref import ChunkRef, Virtual
 from icechunk.format.chunk_table import ChunkTable
 from icechunk.format.ids import random_object_id
-from icechunk.format.manifest import LocationCompression, Manifest, encode_manifest, revise_manifest
+from icechunk.format.manifest import (
+    FEW,
+    LocationCompression,
+    Manifest,
+    Revised,
+    encode_few,
+    encode_manifest,
+    revise_few,
+    revise_manifest,
+)
 from icechunk.format.snapshot import ManifestFile, ManifestRef, Node
 
 _OFFLOAD_REFS = 20_000
@@ -73,6 +83,11 @@ async def write_manifests(
     `node` has its new shape and the manifests of the base snapshot; `edges` cut each axis of its grid, from 0 to the
     number of chunks. `rewrite` writes every box anew even where nothing changed.
     """
+    few = None if rewrite else _few_edits(node, edits, edges)
+    if few is not None:
+        done = await _write_few(node, few, assets, settings)
+        if done is not None:
+            return done
     jobs, kept = plan_manifests(node, edits, edges, rewrite=rewrite)
     result = WrittenManifests()
     written = await concurrent_map(
@@ -89,6 +104,72 @@ async def write_manifests(
     result.shared &= result.dropped
     result.refs = tuple(sorted(refs, key=lambda ref: ref.extents))
     return result
+
+
+def _few_edits(
+    node: Node, edits: ChunkEdits, edges: Sequence[Sequence[int]]
+) -> Mapping[tuple[int, ...], ChunkRef | None] | None:
+    """The edits where they are so few, and the array so simple, that no plan is needed: it has at most one manifest."""
+    singles = edits.singles
+    if edits.tables or not 0 < len(singles) <= FEW or len(node.manifests) > 1:
+        return None
+    if len(edges) != edits.ndim or any(len(cuts) != 2 for cuts in edges):
+        return None
+    tops = [cuts[1] for cuts in edges]
+    for coords in singles:
+        if any(index >= top for index, top in zip(coords, tops, strict=True)):
+            return None
+    for ref in node.manifests:
+        if len(ref.extents) != len(tops) or any(stop > top for (_, stop), top in zip(ref.extents, tops, strict=True)):
+            return None
+    return singles
+
+
+async def _write_few(
+    node: Node, edits: Mapping[tuple[int, ...], ChunkRef | None], assets: Assets, settings: ManifestSettings
+) -> WrittenManifests | None:
+    """Write the one manifest of an array reference by reference; None where that is not possible."""
+    written = {coords: ref for coords, ref in edits.items() if ref is not None}
+    former = node.manifests[0] if node.manifests else None
+    old = None if former is None else await assets.manifest(former.id)
+    manifest_id, spec, level = random_object_id(), settings.spec, settings.level
+    revised: Revised | None
+    if _compresses(settings, written, old.count(node.id) if old is not None else 0):
+        return None
+    if old is not None:
+        revised = revise_few(old, manifest_id, node.id, edits, spec=spec, level=level)
+    elif written:
+        revised = Revised(encode_few(manifest_id, node.id, written, spec=spec, level=level), len(written))
+    else:
+        return WrittenManifests()
+    if revised is None:
+        return None
+    await assets.write_manifest(manifest_id, revised.data, spec)
+    return WrittenManifests(
+        (ManifestRef(manifest_id, _around(former.extents if former is not None else (), written)),),
+        [ManifestFile(manifest_id, len(revised.data), revised.num_refs)],
+        {ref.id for ref in node.manifests},
+    )
+
+
+def _compresses(settings: ManifestSettings, written: Mapping[tuple[int, ...], ChunkRef], present: int) -> bool:
+    """Whether a manifest of `present` references and some new ones should have its locations compressed."""
+    how = settings.location_compression
+    if how is None or present + len(written) < how.min_num_chunks:
+        return False
+    return any(isinstance(ref, Virtual) for ref in written.values())
+
+
+def _around(extents: Sequence[tuple[int, int]], written: Iterable[tuple[int, ...]]) -> tuple[tuple[int, int], ...]:
+    """The extents that hold `extents`, unless they are empty, and the chunks written."""
+    box = list(extents)
+    for coords in written:
+        box = (
+            [(min(start, index), max(stop, index + 1)) for index, (start, stop) in zip(coords, box, strict=True)]
+            if box
+            else [(index, index + 1) for index in coords]
+        )
+    return tuple(box)
 
 
 async def _write(
@@ -128,8 +209,7 @@ def _encode(
             segmented=settings.segmented,
         )
         if revised is not None:
-            count = Manifest.decode(revised, "revised manifest").num_refs
-            return revised, _union(job.sources[0].extents, job.written), count
+            return revised.data, _union(job.sources[0].extents, job.written), revised.num_refs
     table = job.written
     if olds:
         former = [table for table in (old.table(node.id) for old in olds) if table.ndim == len(job.box)]

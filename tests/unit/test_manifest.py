@@ -22,7 +22,14 @@ from icechunk.format.chunk_table import INLINE, ChunkTable
 from icechunk.format.envelope import FileType, header_bytes, open_envelope, read_header, seal
 from icechunk.format.ids import format_id, parse_id
 from icechunk.format.location_compression import decompress_locations
-from icechunk.format.manifest import LocationCompression, Manifest, encode_manifest, revise_manifest
+from icechunk.format.manifest import (
+    LocationCompression,
+    Manifest,
+    encode_few,
+    encode_manifest,
+    revise_few,
+    revise_manifest,
+)
 from icechunk.format.schemas import FILE_IDENTIFIER, MANIFEST
 
 REPOS = Path(__file__).parent.parent / "golden" / "repos"
@@ -55,6 +62,15 @@ def plain_file(payload: bytes, spec: int = 1) -> bytes:
 
 def opened(data: bytes) -> Manifest:
     return Manifest.decode(data, "manifests/X")
+
+
+def revise(*args: Any, **options: Any) -> bytes | None:
+    """`revise_manifest`, which must also count right."""
+    found = revise_manifest(*args, **options)
+    if found is None:
+        return None
+    assert opened(found.data).num_refs == found.num_refs
+    return found.data
 
 
 def content(table: ChunkTable) -> Refs:
@@ -234,13 +250,13 @@ def test_unsorted_references_are_sorted_in_the_table() -> None:
 # -------------------------------------------------------------------- our own files
 
 
-@pytest.mark.parametrize("few", [12, -1], ids=["one by one", "by columns"])
+@pytest.mark.parametrize("few", [64, -1], ids=["one by one", "by columns"])
 @settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(arrays=arrays, spec=st.sampled_from([1, 2]), segmented=st.booleans())
 def test_what_is_encoded_reads_back(
     monkeypatch: pytest.MonkeyPatch, few: int, arrays: dict[bytes, Refs], spec: int, segmented: bool
 ) -> None:
-    monkeypatch.setattr(manifest_encoding, "_FEW_ROWS", few)
+    monkeypatch.setattr(manifest_encoding, "FEW", few)
     tables = {node: ChunkTable.from_refs(refs, len(next(iter(refs), (0,)))) for node, refs in arrays.items()}
     data = encode_manifest(ID, tables, spec=spec, segmented=segmented)
     assert read_header(data, "x").spec == opened(data).spec == spec
@@ -248,9 +264,9 @@ def test_what_is_encoded_reads_back(
     check(data, arrays)
 
 
-@pytest.mark.parametrize("few", [12, -1], ids=["one by one", "by columns"])
+@pytest.mark.parametrize("few", [64, -1], ids=["one by one", "by columns"])
 def test_the_spec_decides_what_is_said_of_compression(monkeypatch: pytest.MonkeyPatch, few: int) -> None:
-    monkeypatch.setattr(manifest_encoding, "_FEW_ROWS", few)
+    monkeypatch.setattr(manifest_encoding, "FEW", few)
     table = ChunkTable.from_refs({(0,): Inline(b"x")}, 1)
     for spec, said in ((1, False), (2, True)):
         doc = opened(encode_manifest(ID, {NODE: table}, spec=spec)).doc
@@ -420,7 +436,7 @@ def test_revised_manifests_are_what_an_overlay_is(
     for _ in range(3):
         newer, gone = some_changes(rng, table, kinds)
         old = opened(data)
-        found = revise_manifest(old, NEW_ID, NODE, newer, gone, spec=spec, segmented=segmented)
+        found = revise(old, NEW_ID, NODE, newer, gone, spec=spec, segmented=segmented)
         table = table.overlay(newer, gone)
         revised += found is not None
         data = found or encode_manifest(NEW_ID, {NODE: table}, spec=spec, segmented=segmented)
@@ -440,7 +456,7 @@ def test_the_old_manifest_is_left_as_it_is() -> None:
         data = encode_manifest(ID, {NODE: TABLES["native"]}, spec=1, segmented=segmented)
         old = opened(data)
         for newer in (native_table(COORDS[::50], 5), virtual_table(COORDS[::50], 3)):
-            assert revise_manifest(old, NEW_ID, NODE, newer, None, spec=1, segmented=segmented)
+            assert revise(old, NEW_ID, NODE, newer, None, spec=1, segmented=segmented)
         assert old.id == ID
         assert_equal(old.table(NODE), TABLES["native"])
 
@@ -449,7 +465,7 @@ def test_native_references_are_patched_in_place_in_files_of_the_reference() -> N
     refs: Refs = {tuple(row): Native(bytes(12), 5 + index) for index, row in enumerate(COORDS.tolist())}
     old = opened(plain_file(built({NODE: refs})))
     newer = native_table(COORDS[10::100], 3)
-    data = revise_manifest(old, NEW_ID, NODE, newer, None, spec=1)
+    data = revise(old, NEW_ID, NODE, newer, None, spec=1)
     assert data is not None
     assert opened(data).doc.size == old.doc.size
     assert_equal(opened(data).table(NODE), ChunkTable.from_refs(refs, 3).overlay(newer))
@@ -458,9 +474,9 @@ def test_native_references_are_patched_in_place_in_files_of_the_reference() -> N
 def test_files_of_the_reference_are_written_anew_for_anything_else() -> None:
     refs: Refs = {tuple(row): Virtual("s3://b/k", index, 5) for index, row in enumerate(COORDS.tolist())}
     old = opened(plain_file(built({NODE: refs})))
-    assert revise_manifest(old, NEW_ID, NODE, native_table(COORDS[:5]), None, spec=1) is None
-    assert revise_manifest(old, NEW_ID, NODE, virtual_table(COORDS[:5], 3), None, spec=1) is None
-    assert revise_manifest(old, NEW_ID, NODE, ChunkTable.empty(3), COORDS[:5], spec=1) is None
+    assert revise(old, NEW_ID, NODE, native_table(COORDS[:5]), None, spec=1) is None
+    assert revise(old, NEW_ID, NODE, virtual_table(COORDS[:5], 3), None, spec=1) is None
+    assert revise(old, NEW_ID, NODE, ChunkTable.empty(3), COORDS[:5], spec=1) is None
 
 
 def test_compressed_segments_are_reused_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -470,10 +486,8 @@ def test_compressed_segments_are_reused_as_they_are(monkeypatch: pytest.MonkeyPa
     old = opened(data).segments
     assert old is not None and len(old.bounds) > 8
     blocks = [bytes(old.blocks(number)) for number in range(len(old.bounds))]
-    patched = revise_manifest(opened(data), NEW_ID, NODE, native_table(COORDS[:1], 9), None, spec=1, segmented=True)
-    appended = revise_manifest(
-        opened(data), NEW_ID, NODE, native_table(np.array([[99, 0, 0]]), 9), None, spec=1, segmented=True
-    )
+    patched = revise(opened(data), NEW_ID, NODE, native_table(COORDS[:1], 9), None, spec=1, segmented=True)
+    appended = revise(opened(data), NEW_ID, NODE, native_table(np.array([[99, 0, 0]]), 9), None, spec=1, segmented=True)
     assert patched is not None and appended is not None
     for revised, same in ((patched, {1, *range(3, len(blocks))}), (appended, set(range(2, len(blocks) - 1)))):
         segments = opened(revised).segments
@@ -489,7 +503,7 @@ def test_dead_rows_end_in_a_rewrite() -> None:
         newer = virtual_table(COORDS[::5], 3)
         assert data is not None
         size = opened(data).doc.size
-        data = revise_manifest(opened(data), NEW_ID, NODE, newer, None, spec=1)
+        data = revise(opened(data), NEW_ID, NODE, newer, None, spec=1)
         if data is None:
             return
         assert opened(data).doc.size > size
@@ -506,24 +520,102 @@ def test_what_cannot_be_revised() -> None:
     two = opened(encode_manifest(ID, {NODE: table, OTHER: newer}, spec=1))
     small = opened(encode_manifest(ID, {NODE: table.take(slice(0, 900))}, spec=1))
     segmented = opened(encode_manifest(ID, {NODE: table}, spec=1, segmented=True))
-    assert revise_manifest(old, NEW_ID, OTHER, newer, None, spec=1) is None
-    assert revise_manifest(old, NEW_ID, NODE, newer, None, spec=1, segmented=True) is None
-    assert revise_manifest(old, NEW_ID, NODE, native_table(COORDS[::2]), None, spec=1) is None
-    assert revise_manifest(old, NEW_ID, NODE, ChunkTable.empty(3), COORDS, spec=1) is None
-    assert revise_manifest(old, NEW_ID, NODE, native_table(np.array([[1, 2]])), None, spec=1) is None
-    assert revise_manifest(opened(compressed), NEW_ID, NODE, newer, None, spec=1) is None
-    assert revise_manifest(two, NEW_ID, NODE, newer, None, spec=1) is None
-    assert revise_manifest(small, NEW_ID, NODE, newer, None, spec=1) is None
-    plain = revise_manifest(segmented, NEW_ID, NODE, newer, None, spec=1)
+    assert revise(old, NEW_ID, OTHER, newer, None, spec=1) is None
+    assert revise(old, NEW_ID, NODE, newer, None, spec=1, segmented=True) is None
+    assert revise(old, NEW_ID, NODE, native_table(COORDS[::2]), None, spec=1) is None
+    assert revise(old, NEW_ID, NODE, ChunkTable.empty(3), COORDS, spec=1) is None
+    assert revise(old, NEW_ID, NODE, native_table(np.array([[1, 2]])), None, spec=1) is None
+    assert revise(opened(compressed), NEW_ID, NODE, newer, None, spec=1) is None
+    assert revise(two, NEW_ID, NODE, newer, None, spec=1) is None
+    assert revise(small, NEW_ID, NODE, newer, None, spec=1) is None
+    plain = revise(segmented, NEW_ID, NODE, newer, None, spec=1)
     assert plain is not None and opened(plain).segments is None
     assert_equal(opened(plain).table(NODE), table.overlay(newer))
+
+
+# -------------------------------------------------------------------- one reference at a time
+
+few_edits = st.integers(0, 3).flatmap(
+    lambda ndim: st.lists(
+        st.dictionaries(
+            st.tuples(*[st.integers(0, 4)] * ndim), st.none() | inline | native | virtual, min_size=1, max_size=9
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(steps=few_edits, spec=st.sampled_from([1, 2]), level=st.sampled_from([1, 3]))
+def test_manifests_of_few_references_grow_by_revision(
+    steps: list[dict[tuple[int, ...], ChunkRef | None]], spec: int, level: int
+) -> None:
+    refs: Refs = {coords: ref for coords, ref in steps[0].items() if ref is not None}
+    data = encode_few(ID, NODE, refs, spec=spec, level=level)
+    check(data, {NODE: refs})
+    for edits in steps[1:]:
+        found = revise_few(opened(data), NEW_ID, NODE, edits, spec=spec, level=level)
+        refs = {coords: ref for coords, ref in (refs | edits).items() if ref is not None}
+        if found is None:  # too little is left of it
+            data = encode_few(NEW_ID, NODE, refs, spec=spec, level=level)
+        else:
+            data = found.data
+            assert found.num_refs == len(refs)
+        assert (opened(data).id, opened(data).spec) == (NEW_ID, spec)
+        check(data, {NODE: refs})
+
+
+def test_what_was_written_by_columns_grows_by_revision_too() -> None:
+    for name in ("virtual, neighbours alike", "mixed"):
+        table = TABLES[name].take(slice(0, 3000))
+        old = opened(encode_manifest(ID, {NODE: table}, spec=2, location_compression=LocationCompression()))
+        edits: dict[tuple[int, ...], ChunkRef | None] = {(50, 0, 0): Inline(b"x"), (0, 0, 0): None}
+        found = revise_few(old, NEW_ID, NODE, edits, spec=2, level=3)
+        assert found is not None and found.num_refs == 3000
+        expected = {coords: ref for coords, ref in (content(table) | edits).items() if ref is not None}
+        assert content(opened(found.data).table(NODE)) == expected
+        assert content(old.table(NODE)) == content(table)
+
+
+def test_dead_rows_of_few_references_end_in_a_rewrite() -> None:
+    data = encode_few(ID, NODE, {(row,): Inline(b"old") for row in range(12)}, spec=1, level=3)
+    for row in range(4):
+        found = revise_few(opened(data), ID, NODE, {(row,): Inline(b"new")}, spec=1, level=3)
+        assert found is not None
+        data = found.data
+    assert revise_few(opened(data), ID, NODE, {(4,): Inline(b"new")}, spec=1, level=3) is None
+
+
+def test_what_is_left_to_columns() -> None:
+    edit: dict[tuple[int, ...], ChunkRef | None] = {(1, 2, 3): Inline(b"x")}
+    table = TABLES["native"]
+    small = table.take(slice(0, 900))
+    compressed = encode_manifest(
+        ID,
+        {NODE: TABLES["virtual, neighbours alike"].take(slice(0, 2000))},
+        spec=2,
+        location_compression=LocationCompression(),
+    )
+    for data, node, spec in (
+        (plain_file(built({NODE: content(small)})), NODE, 1),  # not our layout
+        (encode_manifest(ID, {NODE: small}, spec=1), OTHER, 1),
+        (encode_manifest(ID, {NODE: small, OTHER: small}, spec=1), NODE, 1),
+        (encode_manifest(ID, {NODE: table}, spec=1), NODE, 1),  # too large
+        (encode_manifest(ID, {NODE: table}, spec=1, segmented=True), NODE, 1),
+        (encode_few(ID, NODE, {(1,): Inline(b"x")}, spec=1, level=3), NODE, 1),  # another rank
+        (compressed, NODE, 1),
+    ):
+        assert revise_few(opened(data), NEW_ID, node, edit, spec=spec, level=3) is None
+    one = encode_few(ID, NODE, {(1, 2, 3): Inline(b"x")}, spec=1, level=3)
+    assert revise_few(opened(one), NEW_ID, NODE, {(1, 2, 3): None}, spec=1, level=3) is None  # nothing would be left
 
 
 def test_compressed_locations_survive_a_revision() -> None:
     table = TABLES["virtual, neighbours alike"]
     data = encode_manifest(ID, {NODE: table}, spec=2, location_compression=LocationCompression())
     newer = virtual_table(COORDS[7::100], 4, etags="e")
-    revised = revise_manifest(opened(data), NEW_ID, NODE, newer, None, spec=2)
+    revised = revise(opened(data), NEW_ID, NODE, newer, None, spec=2)
     assert revised is not None
     assert_equal(opened(revised).table(NODE), table.overlay(newer))
     coords = tuple(newer.coords[1].tolist())

@@ -124,6 +124,9 @@ def test_bulk_edits_fall_into_their_pieces():
     edits.set_many(ChunkTable.from_columns(coords, ["s3://b/k"] * 100, np.arange(100), np.full(100, 7)))
     result = run(write_manifests(node_of((10, 10)), edits, [cuts(10, 3), cuts(10, 10)], assets, SETTINGS))
     assert [ref.extents for ref in result.refs] == [
-        ((0, 3), (0, 10)), ((3, 6), (0, 10)), ((6, 9), (0, 10)), ((9, 10), (0, 10)),
+        ((0, 3), (0, 10)),
+        ((3, 6), (0, 10)),
+        ((6, 9), (0, 10)),
+        ((9, 10), (0, 10)),
     ]
     assert [file.count for file in result.added] == [30, 30, 30, 10]

@@ -103,7 +103,7 @@ class Table:
 
     name: str
     fields: dict[str, Field] = field(repr=False)
-    slots: int = 0
+    slots: int
     defaults: dict[str, int] = field(repr=False)
     """What numbers are where they are absent."""
 

@@ -26,13 +26,23 @@ from icechunk.format.chunk_table import INLINE, NATIVE, VIRTUAL, ChunkTable, gat
 from icechunk.format.envelope import HEADER_SIZE, MAX_PAYLOAD, Buffer, FileType, check_header, open_envelope
 from icechunk.format.location_compression import LocationCompression, decompress_locations
 from icechunk.format.manifest_encoding import encode_manifest
-from icechunk.format.manifest_layout import Mark, read_mark
+from icechunk.format.manifest_few import FEW, encode_few, revise_few
+from icechunk.format.manifest_layout import Mark, Revised, read_mark
 from icechunk.format.manifest_revision import revise_manifest
 from icechunk.format.schemas import CHUNK_REF, MANIFEST
 from icechunk.format.segments import SegmentedPayload, open_segments
 from icechunk.format.stored_text import StoredText
 
-__all__ = ["LocationCompression", "Manifest", "encode_manifest", "revise_manifest"]
+__all__ = [
+    "FEW",
+    "LocationCompression",
+    "Manifest",
+    "Revised",
+    "encode_few",
+    "encode_manifest",
+    "revise_few",
+    "revise_manifest",
+]
 
 _PROBES_BEFORE_TABLE = 12_000
 _BYTES_PER_REF = 16

@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from icechunk.flatbuf.builder import build
-from icechunk.format.chunk_ref import ChunkRef, Inline, Native
 from icechunk.format.chunk_table import INLINE, NATIVE, VIRTUAL, ChunkTable, gather_bytes
 from icechunk.format.envelope import FileType, seal
 from icechunk.format.location_compression import LocationCompression
+from icechunk.format.manifest_few import FEW, payload_of_few
 from icechunk.format.manifest_layout import (
     COMPRESSED_FIELDS,
     INLINE_FIELDS,
@@ -25,14 +24,12 @@ from icechunk.format.manifest_layout import (
     build_head,
     template,
 )
-from icechunk.format.schemas import FILE_IDENTIFIER, MANIFEST
 from icechunk.format.segments import GAP, SEGMENT_SIZE, Segmentation
 from icechunk.format.text_column import TextColumn
 from icechunk.format.text_records import Records
 
 Positions = npt.NDArray[np.int64]
 
-_FEW_ROWS = 12
 _ROWS_PER_BLOCK = 512
 _ROWS_PER_LARGE_BLOCK = 32768
 
@@ -53,8 +50,8 @@ def encode_manifest(
     """
     arrays = sorted(tables.items())
     rows = sum(len(table) for _, table in arrays)
-    if rows <= _FEW_ROWS and (location_compression is None or rows < location_compression.min_num_chunks):
-        payload = _encode_few(manifest_id, arrays, spec)
+    if rows <= FEW and (location_compression is None or rows < location_compression.min_num_chunks):
+        payload = payload_of_few(manifest_id, [(node_id, table.items()) for node_id, table in arrays], spec)
         return seal(payload, FileType.MANIFEST, spec=spec, level=level)
     texts = [None if table.location_text is None else table.location_text.compact() for _, table in arrays]
     dictionary, packed = _compress_locations(texts, rows, location_compression if spec > 1 else None)
@@ -69,36 +66,6 @@ def encode_manifest(
     cuts = [head.tables, head.vectors_end, *writer.cuts]
     segments = Segmentation(cuts) if segmented and rows >= ROOMY_FROM else None
     return seal(payload, FileType.MANIFEST, spec=spec, level=level, segments=segments)
-
-
-def _encode_few(manifest_id: bytes, arrays: Sequence[tuple[bytes, ChunkTable]], spec: int) -> bytes:
-    """The payload of a manifest so small that setting up columns would take longer than writing one by one."""
-    values: dict[str, Any] = {
-        "id": manifest_id,
-        "arrays": [
-            {"node_id": node_id, "refs": [_fields(coords, ref) for coords, ref in table.items()]}
-            for node_id, table in arrays
-        ],
-    }
-    if spec > 1:
-        values["compression_algorithm"] = 0
-    return build(MANIFEST, values, FILE_IDENTIFIER)
-
-
-def _fields(coords: tuple[int, ...], ref: ChunkRef) -> dict[str, Any]:
-    """A reference as the fields of its table."""
-    if isinstance(ref, Inline):
-        return {"index": coords, "inline": ref.data}
-    if isinstance(ref, Native):
-        return {"index": coords, "offset": ref.offset, "length": ref.length, "chunk_id": ref.id}
-    return {
-        "index": coords,
-        "offset": ref.offset,
-        "length": ref.length,
-        "location": ref.location,
-        "checksum_etag": ref.etag,
-        "checksum_last_modified": ref.last_modified,
-    }
 
 
 def _compress_locations(

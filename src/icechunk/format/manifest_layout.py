@@ -9,8 +9,8 @@ are one structured numpy array. A block refers to nothing outside of itself and 
 valid wherever they are moved to, and those of an old manifest can be carried over into a new one as they are. Repeating
 the vtables every few hundred rows also makes rows resemble each other, which zstd rewards.
 
-Large manifests have a mark behind the file identifier that says where the blocks begin, and gaps of zeros where the
-payload may be cut into segments.
+A mark behind the file identifier says where the blocks begin. Large manifests have gaps of zeros where the payload may be
+cut into segments.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from icechunk.format.schemas import CHUNK_REF, FILE_IDENTIFIER
 from icechunk.format.segments import GAP
 
 ROOMY_FROM = 4096
-"""From so many references on, manifests have a mark and gaps. Smaller ones are rewritten as fast as they are revised."""
+"""From so many references on, manifests have gaps."""
 
 _MARK = b"icpyrefs"
 _MARK_AT = 8
@@ -89,7 +89,7 @@ def template(fields: tuple[str, ...]) -> Template:
 
 
 class Mark(NamedTuple):
-    """What a large manifest says of its layout.
+    """What a manifest of ours says of its layout.
 
     `tables` is the size of the head up to the first gap, `blocks` is where the blocks begin, `rows` how many rows they
     hold, in use or not.
@@ -108,6 +108,13 @@ def read_mark(doc: Document) -> Mark | None:
     if not _MARK_AT + _MARK_SIZE <= tables <= blocks <= doc.size or blocks % 8:
         return None
     return Mark(tables, blocks, rows)
+
+
+class Revised(NamedTuple):
+    """A manifest made from the bytes of another: the complete file, and how many references it has."""
+
+    data: bytes
+    num_refs: int
 
 
 class Head(NamedTuple):
@@ -132,8 +139,7 @@ def build_head(
     roomy = rows >= ROOMY_FROM
     builder = Builder(FILE_IDENTIFIER)
     out = builder.out
-    if roomy:
-        out += bytes(_MARK_SIZE)
+    out += bytes(_MARK_SIZE)
     root = _root(builder, manifest_id, spec, dictionary)
     vector = _slots(builder, len(arrays))
     builder.refer(root + 4, vector)
@@ -156,8 +162,7 @@ def build_head(
     at += -at % 8
     blocks = at + (GAP if roomy else 0)
     struct.pack_into("<I", out, 0, root)
-    if roomy:
-        struct.pack_into("<8sIII", out, _MARK_AT, _MARK, tables, blocks, rows)
+    struct.pack_into("<8sIII", out, _MARK_AT, _MARK, tables, blocks, rows)
     return Head(bytes(out), tables, vectors, at, blocks)
 
 

@@ -25,7 +25,7 @@ from icechunk.format.chunk_keys import Coords, joint_keys
 from icechunk.format.chunk_table import NATIVE, ChunkTable
 from icechunk.format.envelope import MAX_PAYLOAD, FileType, seal
 from icechunk.format.manifest_encoding import BlockWriter, head_pieces
-from icechunk.format.manifest_layout import ROOMY_FROM, build_head
+from icechunk.format.manifest_layout import ROOMY_FROM, Revised, build_head
 from icechunk.format.schemas import CHUNK_REF
 from icechunk.format.segments import GAP, SEGMENT_SIZE, Segmentation, SegmentedPayload
 
@@ -47,7 +47,7 @@ def revise_manifest(
     spec: int,
     level: int = 3,
     segmented: bool = False,
-) -> bytes | None:
+) -> Revised | None:
     """The complete file of manifest `manifest_id`: `old`, its only array changed by `deleted` and then by `newer`.
 
     None where this cannot be done, or is no better than encoding the whole table.
@@ -125,7 +125,7 @@ class _Revision:
         self.level = level
         self.segments = segments
 
-    def patch(self, rows: Positions, newer: ChunkTable) -> bytes | None:
+    def patch(self, rows: Positions, newer: ChunkTable) -> Revised | None:
         """Write native references over the rows where they are; None unless all of them have the fields for it."""
         if newer.chunk_ids is None or (newer.kind != NATIVE).any() or newer.offset.any():
             return None
@@ -143,7 +143,8 @@ class _Revision:
         at = old.id_position
         payload[at : at + len(self.id)] = np.frombuffer(self.id, np.uint8)
         cuts = self.segments.cuts if self.segments is not None else ()
-        return self._seal(payload, cuts, {number: number for number in range(len(cuts) + 1) if number not in changed})
+        reuse = {number: number for number in range(len(cuts) + 1) if number not in changed}
+        return Revised(self._seal(payload, cuts, reuse), self.array.count)
 
     def _copy(self, places: Positions) -> tuple[npt.NDArray[np.uint8], set[int]]:
         """A copy of the payload, of a segmented one only of the segments that are to be changed, and their numbers."""
@@ -159,7 +160,7 @@ class _Revision:
             payload[start:stop] = buf[start:stop]
         return payload, changed
 
-    def splice(self, node_id: bytes, rows: Positions, newer: ChunkTable, dropped: Positions) -> bytes | None:
+    def splice(self, node_id: bytes, rows: Positions, newer: ChunkTable, dropped: Positions) -> Revised | None:
         """New head and vector, old blocks as they are, new rows behind them."""
         old, mark = self.old, self.old.mark
         if mark is None:
@@ -198,7 +199,7 @@ class _Revision:
         payload[len(payload) - len(tail) :] = np.frombuffer(tail, np.uint8)
         if apart:
             cuts.append(at)
-        return self._seal(payload, [*cuts, *writer.cuts], {number: number for number in carried})
+        return Revised(self._seal(payload, [*cuts, *writer.cuts], {number: number for number in carried}), count)
 
     def _carry(self, payload: npt.NDArray[np.uint8], begin: int, to: int, last: int, extended: bool) -> None:
         """Copy old blocks into the new payload: all, or of a segmented one the last segment if it is extended."""
