@@ -10,16 +10,31 @@ from tests/api/differences.toml. Run it in an environment in which the package a
 
 from __future__ import annotations
 
+import enum
+import inspect
 import sys
 import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 
-from tests.api.surface import VERSIONS, Name, compare, reference  # noqa: E402
+from tests.api.surface import (  # noqa: E402
+    MADE_BY_OTHERS,
+    VERSIONS,
+    Name,
+    compare,
+    find,
+    parse,
+    reference,
+    signature_of,
+)
+from tests.api.surface import MISSING as NOT_THERE  # noqa: E402
+
+import icechunk  # noqa: E402
 
 DOCUMENT = ROOT / "docs" / "compatibility.md"
 DIFFERENCES = ROOT / "tests" / "api" / "differences.toml"
@@ -75,6 +90,14 @@ DIFFERENCES_HEAD = """## Deliberate differences
 
 What differs otherwise is a defect: please report it. Each of these has a test, most of them in `tests/api/test_differences.py`.
 """
+
+ONLY_HERE_HEAD = """## Only here
+
+Code that uses these does not run with the Rust package.
+"""
+
+EXTENDED = ("Repository", "Session", "IcechunkStore", "RepositoryConfig", "ConflictSolver", "distributed")
+"""Where members that the Rust package does not have are looked for."""
 
 NAMES_HEAD = f"""## Names
 
@@ -203,6 +226,53 @@ def differences(surface: Surface) -> Iterator[str]:
         yield "\n".join(lines) + "\n"
 
 
+def only_here(surface: Surface) -> Iterator[str]:
+    """A line per name, or parameter, that no version of the Rust package has; told by the first sentence of its docstring."""
+    known = set(surface.names)
+    added = [name for name in icechunk.__all__ if name not in known]
+    for owner in EXTENDED:
+        found = find(owner)
+        own = getattr(found, "__all__", None) or own_members(found)
+        added += [f"{owner}.{name}" for name in sorted(set(own)) if name[0] != "_" and not name.endswith("_async")]
+    for dotted in added:
+        if dotted not in known:
+            yield f"| `{dotted}` | {first_sentence(find(dotted))} |"
+    for dotted in surface.names:
+        more = sorted(new_parameters(surface, dotted))
+        if more and not dotted.endswith("_async"):
+            yield f"| `{dotted}` | takes {', '.join(f'`{one}`' for one in more)} too |"
+
+
+def own_members(found: Any) -> set[str]:
+    """The members of a class that come from this package and from nowhere else."""
+    classes = inspect.getmro(found)
+    ours = [each for each in classes if each.__module__.startswith("icechunk")]
+    foreign = {name for each in classes if each not in ours for name in vars(each)}
+    return {name for each in ours for name in vars(each)} - foreign
+
+
+def new_parameters(surface: Surface, dotted: str) -> set[str]:
+    """The parameters that ours takes by name and no version of the Rust package takes."""
+    signatures = [name.signature for names in surface.by_version for name in names.get(dotted, ())]
+    ours = find(dotted)
+    if (
+        dotted in MADE_BY_OTHERS
+        or not any(one.startswith("(") for one in signatures)
+        or isinstance(ours, enum.EnumMeta)
+    ):
+        return set()
+    theirs = [one for signature in signatures if signature.startswith("(") for one in parse(signature)]
+    if ours is NOT_THERE or any(one.name[1:].isdigit() for one in theirs):
+        return set()
+    mine = {one.name for one in signature_of(ours) if one.kind in ("both", "keyword") and one.name[0] != "_"}
+    return mine - {one.name for one in theirs}
+
+
+def first_sentence(found: Any) -> str:
+    text = inspect.cleandoc(found.__doc__ or "").partition("\n\n")[0].replace("\n", " ")
+    return text.partition(". ")[0].removesuffix(".")
+
+
 def document() -> str:
     """The text of docs/compatibility.md."""
     surface = Surface()
@@ -210,6 +280,7 @@ def document() -> str:
     if unknown or set(surface.differences) != set(AREAS):
         raise SystemExit(f"differences.toml has unknown names {sorted(unknown)} or areas")
     parts = [HEAD + DIFFERENCES_HEAD, *differences(surface)]
+    parts += [ONLY_HERE_HEAD, "\n".join(["| name | |", "|---|---|", *only_here(surface)]) + "\n"]
     parts += [NAMES_HEAD + summary(surface), *root_tables(surface)]
     parts += ["## Names in modules\n\nMost are the objects of the root under another name.\n", *module_tables(surface)]
     return "\n".join(parts)

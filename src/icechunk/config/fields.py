@@ -108,6 +108,7 @@ class Field(property, Generic[T]):
         extension: bool = False,
     ) -> None:
         super().__init__(self.read, self.write if settable else None, doc=doc)
+        self.__doc__ = doc  # Python 3.11 leaves that of the class
         self.kind = kind
         self.default = default
         self.required = required
