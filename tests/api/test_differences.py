@@ -342,6 +342,20 @@ def test_in_memory() -> None:
     assert messages(repo)[0] == "by the copy"
 
 
+def test_unauthorized_containers() -> None:
+    config = icechunk.RepositoryConfig.default()
+    container = icechunk.VirtualChunkContainer("s3://bucket/", icechunk.s3_store(region="us-east-1"))
+    config.set_virtual_chunk_container(container)
+    storage = icechunk.in_memory_storage()
+    icechunk.Repository.create(storage, config)
+    with pytest.warns(icechunk.UnauthorizedContainersWarning, match="s3://bucket/"):
+        icechunk.Repository.open(storage)
+    allowed = icechunk.containers_credentials({"s3://bucket/": icechunk.s3_credentials(anonymous=True)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", icechunk.UnauthorizedContainersWarning)
+        icechunk.Repository.open(storage, authorize_virtual_chunk_access=allowed)
+
+
 @pytest.mark.parametrize("pretty", [True, False])
 def test_inspect(pretty: bool) -> None:
     repo = new()
