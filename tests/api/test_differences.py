@@ -266,6 +266,21 @@ def test_merge_overlap() -> None:
     session.discard_changes()
 
 
+def test_replaced_nodes() -> None:
+    repo = new()
+    fork = repo.writable_session("main").fork()
+    zarr.open_array(fork.store, path="arr")[0, 0] = 5
+    with repo.transaction("main", message="replaced") as store:
+        run(store.delete_dir("arr"))
+        array(store, "arr", (4, 4), (2, 2))
+    session = repo.writable_session("main")
+    with pytest.raises(icechunk.SessionStateError) as caught:
+        session.merge(fork)
+    assert caught.value.kind == "merge-failed"
+    assert not session.has_uncommitted_changes
+    fork.discard_changes()
+
+
 def test_amend_and_move() -> None:
     repo = new(spec=1)
     session = repo.writable_session("main")
