@@ -8,6 +8,8 @@ contradict each other.
 
 from __future__ import annotations
 
+import random
+import time
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -16,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from icechunk import moves
-from icechunk._driver import blocking, gather, unbroken
+from icechunk._driver import blocking, gather, pause, unbroken
 from icechunk.change_set import ChangeSet
 from icechunk.commit import CommitWriter, Draft, log_of
 from icechunk.config import RepositoryConfig
@@ -62,6 +64,9 @@ _REMOTE = 16
 
 _LONG = 60_000_000
 """Microseconds after which a session may have met a collection, where those leave no trace."""
+
+_MOST_TURNS = 15
+"""For as many attempts of others, at most, who lost a race waits before the next one."""
 
 _PICKLING = (
     "You must opt-in to pickle writable sessions in a distributed context using Session.fork(). If you are using "
@@ -319,6 +324,7 @@ class Session:
         workspace.seal()
         try:
             while True:
+                began = time.monotonic()
                 try:
                     return await self._publish(
                         writer, partial(self._commit_once, writer, branch, message, properties, tries, rebasing)
@@ -326,6 +332,7 @@ class Session:
                 except ConflictError as lost:
                     if lost.kind != ErrorKind.COMMIT_CONFLICT or rebase_with is None or tries >= rebase_tries:
                         raise
+                await pause(_wait_after(tries, time.monotonic() - began))
                 await self._rebase(rebase_with, branch)
                 tries += 1
         finally:
@@ -419,7 +426,7 @@ class Session:
         workspace.seal()
         try:
             base = await workspace.load()
-            replaced = await core.refs.snapshot_record(base.id)
+            replaced = await core.refs.current_record(base.id)
             if replaced.parent_id is None:
                 raise _no_amend()
             ours = log_of(base.id, base, workspace.change_set, core.spec)
@@ -475,7 +482,7 @@ class Session:
         log: TransactionLog | None = None
         replaced = None
         if amend:
-            replaced = await core.refs.snapshot_record(base.id)
+            replaced = await core.refs.current_record(base.id)
             if replaced.parent_id is None:
                 raise _no_amend()
             log = await core.assets.transaction_log(base.id)
@@ -646,6 +653,16 @@ class ForkSession(Session):
                 ErrorKind.MERGE_NOT_ALLOWED,
             )
         super()._check_mergeable(other)
+
+
+def _wait_after(losses: int, attempt: float) -> float:
+    """Seconds to wait after a lost race; `losses` were lost before, and the last attempt took `attempt` seconds.
+
+    Many writers of one branch that all try again at once mostly write for nothing: one of them wins. So whoever loses
+    again waits for a random part of the time in which others can finish, which grows with every loss.
+    """
+    turns: int = min(2**losses - 1, _MOST_TURNS)
+    return random.random() * attempt * turns
 
 
 def _no_amend() -> SessionStateError:
