@@ -52,6 +52,9 @@ class SnapshotFiles(Protocol):
     async def snapshot(self, snapshot_id: bytes) -> Snapshot:
         """The snapshot of this id."""
 
+    def kept_snapshot(self, snapshot_id: bytes) -> Snapshot | None:
+        """The snapshot of this id if it was read before and is still at hand."""
+
     async def write_snapshot(self, snapshot_id: bytes, data: bytes, spec: int) -> None:
         """Write an encoded snapshot."""
 
@@ -322,6 +325,10 @@ class RefStore(ABC):
 
         With `revalidate=False` what was read last is good enough, as it is right after `branch_tip`.
         """
+
+    async def current_record(self, snapshot_id: bytes) -> SnapshotRecord:
+        """As `snapshot_record`, from what is stored now: an expiration may have given the snapshot another parent."""
+        return await self.snapshot_record(snapshot_id)
 
     @abstractmethod
     def ancestry(self, snapshot_id: bytes, *, revalidate: bool = True) -> AsyncIterator[SnapshotRecord]:

@@ -14,6 +14,7 @@ from icechunk.errors import ErrorKind, FormatError, IcechunkError, ObjectNotFoun
 from icechunk.format.ids import format_id, parse_id
 from icechunk.format.repo_info import SnapshotRecord
 from icechunk.format.snapshot import Snapshot
+from icechunk.format.snapshot_head import read_record, record_of
 from icechunk.refs.base import Context, MissingSnapshotError
 
 SNAPSHOTS = "snapshots/"
@@ -56,9 +57,11 @@ class SnapshotChain:
             data, _ = await self._context.storage.get(path)
         except ObjectNotFoundError as error:
             raise missing(snapshot_id) from error
+        if visit is None:
+            record = self._records[snapshot_id] = read_record(snapshot_id, data, path)
+            return record
         snapshot = Snapshot.decode(data, path)
-        if visit is not None:
-            visit(snapshot_id, snapshot)
+        visit(snapshot_id, snapshot)
         return self._keep(snapshot_id, snapshot)
 
     def forget(self, snapshot_id: bytes) -> None:
@@ -66,10 +69,13 @@ class SnapshotChain:
         self._records.pop(snapshot_id, None)
 
     def _keep(self, snapshot_id: bytes, snapshot: Snapshot) -> SnapshotRecord:
-        record = self._records[snapshot_id] = SnapshotRecord(
-            snapshot_id, snapshot.parent_id, snapshot.flushed_at, snapshot.message, snapshot.metadata
-        )
+        record = self._records[snapshot_id] = record_of(snapshot_id, snapshot)
         return record
+
+    async def _next(self, snapshot_id: bytes) -> SnapshotRecord:
+        """As `record`, without keeping the whole snapshot: nobody will look at what is inside of most of them."""
+        kept = self._context.files.kept_snapshot(snapshot_id)
+        return await self.reread(snapshot_id) if kept is None else self._keep(snapshot_id, kept)
 
     async def walk(self, snapshot_id: bytes) -> AsyncIterator[SnapshotRecord]:
         """A snapshot and its parents, newest first.
@@ -85,10 +91,13 @@ class SnapshotChain:
             if at in seen:
                 raise circular(at)
             seen.add(at)
-            if at not in self._records:
-                await ahead.fetch([at])
+            record = self._records.get(at)
             try:
-                record = await self.record(at)
+                if record is None:
+                    await ahead.fetch([at])
+                    record = self._records.get(at)
+                if record is None:
+                    record = await (self.record(at) if len(seen) <= _PATIENCE else self._next(at))
             except MissingSnapshotError:
                 fresh = None if child is None else await self.reread(child.id)
                 if fresh is None or fresh.parent_id == at:
