@@ -10,6 +10,7 @@ after the snapshot that they point to.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -25,8 +26,10 @@ from icechunk.format.repo_info import (
     SnapshotRecord,
     TagCreated,
     TagDeleted,
+    Update,
     UpdateKind,
 )
+from icechunk.format.repo_updates import UpdateLog
 from icechunk.refs.base import MAIN, History, RefStore
 from icechunk.refs.ref_files import (
     CONFIG,
@@ -81,10 +84,7 @@ def plan_migration(
     """The repo object for what the files of spec 1 say; `deleted_tags` by name, with what they pointed to."""
     records = history.records
     root = records[_line(records, history.branches[MAIN])[-1]]
-    info = RepoInfo.initial(root, root.flushed_at)
-    for record in _parents_first(records):
-        if record.id != root.id:
-            info = info.with_snapshot(record)
+    info = RepoInfo.initial(root, root.flushed_at).with_snapshots_replaced(records.values())
     for name, tip in sorted(history.branches.items()):
         info = info.with_branch(name, tip)
     for name, target in sorted(history.tags.items()):
@@ -95,10 +95,12 @@ def plan_migration(
         info = info.with_config(config)
     events = sorted(_events(history, deleted_tags, root), key=lambda event: event.at)
     latest = root.flushed_at
+    entries = deque(info.updates)
     for event in [*events, _Event(now, RepoMigrated(1, 2))]:
         latest = max(event.at, latest + 1)
-        info = info.with_update(event.kind, latest, None, len(events) + 2)
-    return MigrationPlan(info, history)
+        entries.appendleft(Update(event.kind, latest))
+    log = UpdateLog(info.updates.doc, info.updates.positions[:0], tuple(entries))
+    return MigrationPlan(replace(info, updates=log), history)
 
 
 def _line(records: Mapping[bytes, SnapshotRecord], tip: bytes) -> list[bytes]:
@@ -108,18 +110,6 @@ def _line(records: Mapping[bytes, SnapshotRecord], tip: bytes) -> list[bytes]:
         line.append(at)
         at = records[at].parent_id
     return line
-
-
-def _parents_first(records: Mapping[bytes, SnapshotRecord]) -> Iterator[SnapshotRecord]:
-    done: set[bytes] = set()
-    for start in records:
-        path = []
-        at: bytes | None = start
-        while at is not None and at in records and at not in done:
-            path.append(at)
-            done.add(at)
-            at = records[at].parent_id
-        yield from (records[one] for one in reversed(path))
 
 
 def _events(history: History, deleted_tags: Mapping[str, bytes], root: SnapshotRecord) -> Iterator[_Event]:
@@ -168,9 +158,8 @@ async def upgrade(
         raise _already_upgraded() from error
     # a client of the old format that had looked for the repo object just before may still have committed
     tips = await files.close_branches()
-    again = await _plan(files, tips)
-    if (again.history.branches, again.history.tags) != (plan.history.branches, plan.history.tags):
-        plan = again
+    if (tips, await files.tags()) != (plan.history.branches, plan.history.tags):
+        plan = await _plan(files, tips)
         try:
             await put_surely(storage, REPO_OBJECT, plan.info.encode(), Unchanged(version))
         except PreconditionFailedError as error:

@@ -293,6 +293,9 @@ class RefFiles(RefStore):
     async def snapshot_record(self, snapshot_id: bytes, *, revalidate: bool = True) -> SnapshotRecord:
         return await self._chain.record(snapshot_id)
 
+    async def current_record(self, snapshot_id: bytes) -> SnapshotRecord:
+        return await self._chain.reread(snapshot_id)
+
     def ancestry(self, snapshot_id: bytes, *, revalidate: bool = True) -> AsyncIterator[SnapshotRecord]:
         return self._chain.walk(snapshot_id)
 
@@ -449,7 +452,9 @@ class RefFiles(RefStore):
             if stand is None or stand.tip != publication.expected:
                 raise commit_conflict(publication.expected, _tip_of(stand))
             try:
-                await self._put(branch_path(branch), encode_ref(record.id), Unchanged(stand.version))
+                version = await self._put(branch_path(branch), encode_ref(record.id), Unchanged(stand.version))
+                if publication.kind == "amend":  # the parent is not what the branch stood at, it may be gone
+                    await self._confirm(record.id, partial(self._put_back, branch, stand.tip, version))
                 return
             except PreconditionFailedError:
                 stand = (await self.prepare(branch)).state
