@@ -52,6 +52,7 @@ def rebase(place: Path) -> float:
     with Stopwatch() as watch:
         session.rebase(icechunk.ConflictDetector())
     session.commit("rebased")
+    repo.reset_branch("main", tip)  # as it was, for the next round
     return watch.seconds
 
 
