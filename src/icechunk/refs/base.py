@@ -330,6 +330,10 @@ class RefStore(ABC):
         """As `snapshot_record`, from what is stored now: an expiration may have given the snapshot another parent."""
         return await self.snapshot_record(snapshot_id)
 
+    async def current_record(self, snapshot_id: bytes) -> SnapshotRecord:
+        """As `snapshot_record`, from what is stored now: an expiration may have given the snapshot another parent."""
+        return await self.snapshot_record(snapshot_id)
+
     @abstractmethod
     def ancestry(self, snapshot_id: bytes, *, revalidate: bool = True) -> AsyncIterator[SnapshotRecord]:
         """A snapshot and its parents, newest first, to the root."""
