@@ -301,6 +301,21 @@ def test_amend_replaces_the_tip(repo):
     assert repo.diff(from_snapshot_id=first, to_branch="main").updated_chunks == {"/a": [[0, 0], [1, 1]]}
 
 
+def test_amending_what_others_have_cut_from_its_history(repo, storage):
+    with_array(repo)
+    for number in range(3):
+        write(repo, chunks=[(f"a/c/0/{number}", b"x")]).commit(f"{number}")
+    assert len(history(repo)) == 5
+    session = write(repo, chunks=[("a/c/1/1", b"y")])
+    other = icechunk.Repository.open(storage)
+    other.expire_snapshots(datetime.now(UTC))
+    other.garbage_collect(datetime.now(UTC))
+    session.amend("amended")
+    fresh = icechunk.Repository.open(storage)
+    assert history(fresh) == ["amended", "Repository initialized"]
+    assert get(fresh.readonly_session("main").store, "a/c/0/1") == b"x"
+
+
 def test_the_initial_snapshot_cannot_be_amended(repo):
     session = write(repo, nodes=[("g", group_json())])
     with pytest.raises(icechunk.SessionStateError) as caught:

@@ -26,7 +26,7 @@ from icechunk.errors import (
 from icechunk.format.ids import INITIAL_SNAPSHOT_ID, format_id
 from icechunk.format.repo_info import BranchCreated, NewCommit, RepoInitialized
 from icechunk.refs import Context, Publication, UpdateRetries, create_refs, find_spec, open_refs, refs_for
-from icechunk.refs.base import format_time, later_than
+from icechunk.refs.base import HistoryEdit, format_time, later_than
 from icechunk.refs.ref_files import names_in
 from icechunk.storage.base import ABSENT, Storage
 from icechunk.storage.memory import MemoryStorage
@@ -399,6 +399,34 @@ async def test_a_commit_on_a_branch_that_moved_is_refused(kit: Kit, ahead: bool)
     assert caught.value.kind == ErrorKind.COMMIT_CONFLICT
     assert (caught.value.expected_parent, caught.value.actual_parent) == (format_id(ROOT), format_id(theirs))
     assert await kit.line("main") == ["theirs", "Repository initialized"]
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+async def test_a_commit_on_a_branch_that_moved_on_and_forgot_where_it_was(kit_of: Any, ahead: bool) -> None:
+    kit = await kit_of(2).create()
+    base = await kit.commit("main", "base")
+    ours = await kit.write_snapshot(await kit.refs.snapshot_record(base), "ours")
+    tip = await kit.commit("main", "theirs")
+    theirs = await kit.refs.snapshot_record(tip)
+    expired = replace(theirs, parent_id=ROOT, pruned=(base,))
+    await kit.refs.edit_history(lambda _: HistoryEdit("expired", (expired,), frozenset({base})))
+    prepared = await kit.refs.prepare("main") if ahead else None
+    with pytest.raises(ConflictError) as caught:
+        await kit.refs.publish(Publication("commit", ours, "main", base), prepared)
+    assert caught.value.actual_parent == format_id(tip)
+
+
+async def test_an_amend_of_a_tip_that_got_another_parent(kit_of: Any) -> None:
+    kit = await kit_of(2).create()
+    base = await kit.commit("main", "base")
+    tip = await kit.commit("main", "tip")
+    replaced = await kit.refs.snapshot_record(tip)
+    ours = await kit.write_snapshot(await kit.refs.snapshot_record(base), "ours")
+    expired = replace(replaced, parent_id=ROOT, pruned=(base,))
+    await kit.refs.edit_history(lambda _: HistoryEdit("expired", (expired,), frozenset({base})))
+    await kit.refs.publish(Publication("amend", ours, "main", tip, tip))
+    record = await kit.refs.snapshot_record(await kit.refs.branch_tip("main"))
+    assert (record.id, record.parent_id, record.pruned) == (ours.id, ROOT, (base,))
 
 
 async def test_a_commit_on_a_branch_that_is_gone(kit: Kit) -> None:

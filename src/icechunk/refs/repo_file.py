@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from icechunk._driver import gather
@@ -423,13 +423,17 @@ def publish_in(info: RepoInfo, publication: Publication) -> Change:
             f"snapshot id is already present in the repository: `{format_id(record.id)}`",
             ErrorKind.DUPLICATE_SNAPSHOT_ID,
         )
-    parent = None if record.parent_id is None else info.snapshot(_known(info, record.parent_id))
     if branch is not None:
         tip = info.branches.get(branch)
         if tip is None:
             raise RefNotFoundError(f"branch not found `{branch}`", ErrorKind.BRANCH_NOT_FOUND)
         if tip != publication.expected:
             raise commit_conflict(publication.expected, tip)
+        if publication.kind == "amend":  # an expiration may have given the tip another parent since it was looked at
+            replaced = info.snapshot(tip)
+            assert replaced is not None
+            record = replace(record, parent_id=replaced.parent_id, pruned=replaced.pruned)
+    parent = None if record.parent_id is None else info.snapshot(_known(info, record.parent_id))
     if parent is None:
         raise SessionStateError("cannot amend the initial commit", ErrorKind.NO_AMEND_FOR_INITIAL_COMMIT)
     check_order(record, parent)
