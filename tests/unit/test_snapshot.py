@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.damage import damages
 from icechunk.errors import FormatError, InternalError
 from icechunk.flatbuf.builder import build
 from icechunk.flatbuf.schema import U32, Required, Table
-from icechunk.format import node_writer, snapshot_encoding
+from icechunk.format import node_writer, snapshot_encoding, snapshot_few
 from icechunk.format.envelope import FileType, open_envelope, seal
 from icechunk.format.ids import INITIAL_SNAPSHOT_ID, parse_id
 from icechunk.format.landmark import read_landmark, write_landmark
@@ -232,6 +232,15 @@ def visible(node: Node) -> Node:
 NAMES = ["/", "/a", "/g", "/g-b", "/g.x", "/g/h", "/g/h/i", "/g/x", "/gx", "/é", "/漢/字"]
 
 
+@pytest.fixture(scope="module", params=[snapshot_few.FEW, -1], ids=["one by one", "by columns"])
+def way(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Both ways to write the next snapshot of a small one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(snapshot_few, "FEW", request.param)
+        patch.setattr(node_writer, "_FEW", request.param)
+        yield
+
+
 @pytest.fixture(params=["plain", "spliced", "segmented"])
 def tree(request: pytest.FixtureRequest) -> Snapshot:
     nodes = [
@@ -376,6 +385,7 @@ def test_only_spec_1_stores_the_parent() -> None:
 # ---- manifests
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("segmented", [False, True], ids=["plain", "segmented"])
 @pytest.mark.parametrize("spec", [1, 2])
 def test_the_list_of_manifests_grows_and_shrinks(spec: int, segmented: bool) -> None:
@@ -428,6 +438,7 @@ node_values = st.builds(
 edits = st.lists(st.dictionaries(st.sampled_from(NAMES), st.none() | node_values, max_size=4), max_size=8)
 
 
+@pytest.mark.usefixtures("way")
 @given(edits, st.lists(st.booleans(), min_size=8, max_size=8))
 def test_a_line_of_snapshots_agrees_with_a_dict(steps: list[dict[str, Node | None]], segmented: list[bool]) -> None:
     model: dict[str, Node] = {}
@@ -442,6 +453,7 @@ def test_a_line_of_snapshots_agrees_with_a_dict(steps: list[dict[str, Node | Non
             assert snapshot.find(path) == model.get(path)
 
 
+@pytest.mark.usefixtures("way")
 def test_unchanged_nodes_are_carried_over_as_bytes() -> None:
     """Also what no reader of today knows: reserved bytes, and fields that a later version appended."""
     later = Table("NodeSnapshot", **_fields(NODE_SNAPSHOT), shoe_size=U32)
@@ -492,6 +504,7 @@ def encode_again(snapshot: Snapshot) -> bytes:
     )
 
 
+@pytest.mark.usefixtures("way")
 def test_replaced_nodes_do_not_pile_up() -> None:
     snapshot = write([group(f"/{number}", number) for number in range(10)])
     sizes = []
@@ -505,6 +518,7 @@ def test_replaced_nodes_do_not_pile_up() -> None:
     assert len(snapshot) == 10
 
 
+@pytest.mark.usefixtures("way")
 def test_the_head_of_the_snapshot_before_is_left_behind() -> None:
     snapshot = write([group(f"/{number:04}", number) for number in range(1000)])
     first = snapshot.nbytes
@@ -513,6 +527,7 @@ def test_the_head_of_the_snapshot_before_is_left_behind() -> None:
     assert snapshot.nbytes < first + 20 * 200
 
 
+@pytest.mark.usefixtures("way")
 def test_a_snapshot_whose_first_node_is_not_one_of_ours_goes_on() -> None:
     snapshot = decode(wrap(NODES_V2, 2))
     for number in range(10):
@@ -521,6 +536,7 @@ def test_a_snapshot_whose_first_node_is_not_one_of_ours_goes_on() -> None:
     assert snapshot.find("/a") == decode(wrap(NODES_V2, 2)).find("/a")
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("begin", [0, 8, 2**20, "later"])
 def test_a_note_about_the_body_is_not_believed_against_the_nodes(begin: int | str) -> None:
     first = write([group(f"/{number}", number) for number in range(20)])
@@ -536,6 +552,7 @@ def test_a_note_about_the_body_is_not_believed_against_the_nodes(begin: int | st
     assert len(snapshot) == 23
 
 
+@pytest.mark.usefixtures("way")
 def test_two_nodes_of_one_path_are_replaced_together() -> None:
     nodes = [
         {"id": b"nodeid%02d" % number, "path": path, "user_data": GROUP, "node_data": (2, {})}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from tests.damage import damages
 from icechunk.errors import FormatError
 from icechunk.flatbuf.builder import build
 from icechunk.flatbuf.schema import Required, Table
+from icechunk.format import transaction_log
 from icechunk.format.envelope import FileType, open_envelope, seal
 from icechunk.format.ids import parse_id
 from icechunk.format.schemas import FILE_IDENTIFIER, TRANSACTION_LOG
@@ -115,6 +117,15 @@ def test_logs_of_all_fixtures_survive_being_written_again(path: Path) -> None:
 # ---- round trips
 
 
+@pytest.fixture(scope="module", params=[transaction_log._FEW, -1], ids=["one by one", "by columns"])
+def way(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Both ways to write the coordinates of a small log."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transaction_log, "_FEW", request.param)
+        yield
+
+
+@pytest.mark.usefixtures("way")
 @given(logs)
 def test_what_is_written_is_read(log: TransactionLog) -> None:
     found = decode(log.encode(2))
@@ -148,6 +159,7 @@ def test_a_hundred_thousand_coordinates() -> None:
         assert np.array_equal(found.updated_chunks[node_id], coords)
 
 
+@pytest.mark.usefixtures("way")
 def test_coordinates_are_put_in_order_on_writing_and_on_reading() -> None:
     coords = np.array([[2, 0], [0, 1], [2, 0], [1, 9]], np.uint32)
     found = decode(TransactionLog(b"i" * 12, updated_chunks={b"n" * 8: coords}).encode(2))

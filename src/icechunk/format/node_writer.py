@@ -15,6 +15,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 
 import numpy as np
@@ -28,6 +29,7 @@ Positions = npt.NDArray[np.int64]
 Words = npt.NDArray[np.int32]
 
 _ALIGN = 8
+_FEW = 64
 _MAX_TEMPLATES = 4096
 
 
@@ -54,7 +56,13 @@ _PLACES = dict(zip(_VTABLES, accumulate(map(len, _VTABLES.values()), initial=0),
 VTABLE_BLOCK = b"".join(_VTABLES.values())
 VTABLE_BLOCK += bytes(-len(VTABLE_BLOCK) % _ALIGN)
 
-_FILE_ROW = np.dtype([("soffset", "<i4"), ("count", "<u4"), ("size", "<u8"), ("id", "V12"), ("pad", "<u4")])
+
+def is_vtable_block(buf: bytes | bytearray | memoryview, start: int) -> bool:
+    """Whether the block of vtables stands there."""
+    return bytes(buf[start : start + len(VTABLE_BLOCK)]) == VTABLE_BLOCK
+
+
+_FILE_ROW = struct.Struct("<iIQ12s4x")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +94,6 @@ class NodeWriter:
         self._nodes: list[tuple[int, int]] = []
         self._links: list[tuple[int, int, int, int]] = []
         self._documents: dict[bytes, tuple[int, int]] = {}
-        self._templates: dict[tuple[object, object], tuple[Words, Words]] = {}
 
     # ---- nodes
 
@@ -126,13 +133,7 @@ class NodeWriter:
         out += bytes(-len(out) % _ALIGN)
 
     def _array(self, out: bytearray, node: Node) -> None:
-        key = node.shape, node.dimension_names
-        template = self._templates.get(key)
-        if template is None:
-            if len(self._templates) >= _MAX_TEMPLATES:
-                self._templates.clear()
-            template = self._templates[key] = _array_template(self._spec, node.shape, node.dimension_names)
-        words, moving = template
+        words, moving = _array_template(self._spec, node.shape, node.dimension_names)
         out += (words + moving * (len(out) - self._block)).astype("<i4").tobytes()
         refs = node.manifests
         if self._spec > 1 and len(refs) > 1:
@@ -170,7 +171,7 @@ class NodeWriter:
         if self._limit is None:
             ahead = len(self._light_piece())
             return [_file_rows(self._files, self._block - ahead, b"")]
-        step = max(1, self._limit // _FILE_ROW.itemsize)
+        step = max(1, self._limit // _FILE_ROW.size)
         batches = (self._files[first : first + step] for first in range(0, len(self._files), step))
         return [_file_rows(batch, 0, VTABLE_BLOCK) for batch in batches]
 
@@ -178,6 +179,8 @@ class NodeWriter:
 
     def finish(self, start: int = 0) -> Body:
         """What was written, for a place `start` bytes after the begin of a body."""
+        if self._limit is None and len(self._nodes) <= _FEW:
+            return self._finish_few(start)
         for piece in self._heavy:
             piece += bytes(-len(piece) % _ALIGN)
         files = self._file_pieces()
@@ -197,6 +200,23 @@ class NodeWriter:
             start + at[nodes[:, 0]] + nodes[:, 1],
             start + np.concatenate(spots) if spots else np.zeros(0, np.int64),
         )
+
+    def _finish_few(self, start: int) -> Body:
+        """The same for a few nodes in one piece, without setting up columns."""
+        whole = self._light_piece() if self._files or self._nodes else bytearray()
+        first_file = len(whole)
+        if self._files:
+            whole += _file_rows(self._files, self._block - first_file, b"")[0]
+        documents = len(whole)
+        for _, at, _, offset in self._links:
+            struct.pack_into("<I", whole, at, documents + offset - at)
+        for piece in self._heavy:
+            whole += piece
+        whole += bytes(-len(whole) % _ALIGN)
+        first_file += start
+        files = range(first_file, first_file + _FILE_ROW.size * len(self._files), _FILE_ROW.size)
+        nodes = [start + at for _, at in self._nodes]
+        return Body([whole] if whole else [], np.array(nodes, np.int64), np.array(files, np.int64))
 
     def _joined(self, pieces: list[bytearray]) -> tuple[list[bytearray], list[tuple[int, int]]]:
         """Neighbours put together as long as the limit allows; and where each piece went."""
@@ -229,15 +249,13 @@ def piece_starts(pieces: Sequence[bytes | bytearray], gap: int) -> list[int]:
 
 
 def _file_rows(files: Sequence[ManifestFile], block: int, head: bytes) -> tuple[bytearray, Positions]:
-    rows = np.zeros(len(files), _FILE_ROW)
-    rows["id"] = np.frombuffer(b"".join(file.id for file in files), "V12")
-    rows["size"] = [file.size for file in files]
-    rows["count"] = [file.count for file in files]
-    spots = len(head) + _FILE_ROW.itemsize * np.arange(len(files))
-    rows["soffset"] = spots - block - _PLACES["file"]
-    return bytearray(head + rows.tobytes()), spots
+    spots = range(len(head), len(head) + _FILE_ROW.size * len(files), _FILE_ROW.size)
+    behind = block + _PLACES["file"]
+    rows = [_FILE_ROW.pack(at - behind, file.count, file.size, file.id) for at, file in zip(spots, files, strict=True)]
+    return bytearray(head + b"".join(rows)), np.array(spots, np.int64)
 
 
+@lru_cache(maxsize=_MAX_TEMPLATES)
 def _array_template(
     spec: int, shape: Sequence[DimensionShape], names: Sequence[str | None] | None
 ) -> tuple[Words, Words]:

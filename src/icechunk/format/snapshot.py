@@ -37,6 +37,7 @@ __all__ = [
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
+_KEPT = 64
 _MANY = 256
 """Rows from which on reading all paths at once is faster than those of the rows."""
 
@@ -72,6 +73,7 @@ class Snapshot:
         self.files = ManifestFiles(doc, root)
         self.root: TableView = root
         self._metadata: dict[str, Any] | None = None
+        self._kept: dict[int, Node] = {}
 
     @classmethod
     def decode(cls, data: Buffer, file: str) -> Snapshot:
@@ -101,12 +103,22 @@ class Snapshot:
     def find(self, path: str) -> Node | None:
         """The node at this path."""
         low, high = self.table.equal(path)
-        return self.table.node(low) if low < high else None
+        return self._node(low) if low < high else None
+
+    def _node(self, row: int) -> Node:
+        """The node of a row; those looked at last are kept, as a commit asks for the same few over and over."""
+        node = self._kept.get(row)
+        if node is None:
+            node = self.table.node(row)
+            if len(self._kept) >= _KEPT:
+                self._kept.clear()
+            self._kept[row] = node
+        return node
 
     def find_id(self, node_id: bytes) -> Node | None:
         """The node of this id."""
         rows = self.table.rows_of_ids([node_id])
-        return self.table.node(rows[0]) if rows else None
+        return self._node(rows[0]) if rows else None
 
     def paths_by_id(self, node_ids: Collection[bytes]) -> dict[bytes, str]:
         """The paths of those nodes that are here."""

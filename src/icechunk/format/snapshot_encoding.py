@@ -13,6 +13,7 @@ into one at the end, together with the last one before as long as that is small.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -21,25 +22,21 @@ import numpy as np
 import numpy.typing as npt
 
 from icechunk.errors import InternalError
-from icechunk.flatbuf.builder import Builder
+from icechunk.flatbuf.builder import Builder, Slots
 from icechunk.flatbuf.columns import Spots, element_positions
-from icechunk.flatbuf.reader import Document
-from icechunk.flatbuf.schema import STRING, U32, U64, Required, Table, Vector
 from icechunk.format.envelope import FileType, seal
 from icechunk.format.ids import INITIAL_SNAPSHOT_ID
 from icechunk.format.landmark import ALIGN, EVERYTHING, LANDMARK_SIZE, Landmark, read_landmark, write_landmark
 from icechunk.format.manifest_files import MANIFEST_FILE_STRUCT, ManifestFile
-from icechunk.format.node_writer import VTABLE_BLOCK, NodeWriter
+from icechunk.format.node_writer import NodeWriter, is_vtable_block
 from icechunk.format.schemas import (
     ARRAY_NODE,
     FILE_IDENTIFIER,
-    MANIFEST_FILE_INFO,
-    METADATA_ITEM,
     NODE_SNAPSHOT,
-    OBJECT_ID_12,
     SNAPSHOT,
 )
 from icechunk.format.segments import GAP, SEGMENT_SIZE, Segmentation, SegmentedPayload
+from icechunk.format.snapshot_few import BEARABLE, FILE_SIZE, splice_few
 from icechunk.format.snapshot_nodes import Node, SnapshotDocument
 from icechunk.format.values import items_of
 
@@ -54,22 +51,6 @@ INITIAL_METADATA: dict[str, Any] = {"__icechunk": {"is_root": True}}
 
 _MANY = 64
 _LARGE = 1 << 20
-_BEARABLE = 4 << 10
-"""Dead bytes that nobody minds: carrying them costs less than writing a few nodes anew."""
-_FILE_SIZE = 40
-"""About what one manifest takes in the list."""
-
-_HEAD = Table(
-    "Snapshot",
-    id=Required(OBJECT_ID_12),
-    parent_id=OBJECT_ID_12,
-    nodes=Required(Vector(U32)),  # offsets of tables, filled in at the end; likewise the manifests of spec 2
-    flushed_at=U64,
-    message=Required(STRING),
-    metadata=Required(Vector(METADATA_ITEM)),
-    manifest_files=Required(Vector(MANIFEST_FILE_INFO)),
-    manifest_files_v2=Vector(U32),
-)
 
 
 def encode_snapshot(
@@ -97,7 +78,11 @@ def encode_snapshot(
     files = {file.id: file for file in add_manifests}
     plan = None
     if base is not None and base.spec == spec:
-        plan = _spliced(base, changes, files, frozenset(drop_manifests), spec, segmented)
+        few = None if segmented else splice_few(base, changes, files, drop_manifests, spec)
+        if few is not None:
+            plan = _Plan(*few)
+        else:
+            plan = _spliced(base, changes, files, frozenset(drop_manifests), spec, segmented)
     if plan is None:
         plan = _rewritten(base, changes, files, frozenset(drop_manifests), spec, segmented)
     head = {
@@ -137,8 +122,8 @@ class _Plan:
     """What follows the head: parts of the body, and where nodes and manifests lie in them."""
 
     parts: list[Buffer]
-    nodes: Positions
-    files: Positions  # of spec 2
+    nodes: Positions | list[int]
+    files: Positions | list[int]  # of spec 2
     structs: bytes = b""  # the manifests of spec 1
     dead: int = 0
     vtables: int | None = None
@@ -169,22 +154,27 @@ class _Plan:
         """Everything before the body, which begins `gap` bytes after the end."""
         builder = Builder(FILE_IDENTIFIER)
         builder.out += bytes(LANDMARK_SIZE)
-        lists: dict[str, Any] = {"nodes": bytes(4 * len(self.nodes)), "manifest_files": self.structs}
-        if spec > 1:
-            lists["manifest_files_v2"] = bytes(4 * len(self.files))
-        root = builder.table(_HEAD, fields | lists)
-        builder.refer(0, root)
+        nodes, files = Slots(len(self.nodes)), Slots(len(self.files))
+        lists = {"nodes": nodes, "manifest_files": self.structs, "manifest_files_v2": files if spec > 1 else None}
+        builder.refer(0, builder.table(SNAPSHOT, fields | lists))
         builder.pad(ALIGN)
         out = builder.out
         body = len(out) + gap
         write_landmark(out, Landmark(body, self.dead, self.vtables))
-        view = Document(out, "snapshot").root(SNAPSHOT)
-        for name, positions in (("nodes", self.nodes), ("manifest_files_v2", self.files)):
-            if len(positions):
-                start = view[name].start
-                slots = start + 4 * np.arange(len(positions))
-                np.ndarray((len(positions),), "<u4", out, start)[:] = body + positions - slots
+        _refer(out, nodes.start, body, self.nodes)
+        _refer(out, files.start, body, self.files)
         return out
+
+
+def _refer(out: bytearray, start: int, body: int, positions: Positions | list[int]) -> None:
+    """Fill in the offsets of a vector whose elements begin at `start`; positions count from the begin of the body."""
+    if isinstance(positions, list):
+        ahead = body - start
+        offsets = [place + ahead - 4 * row for row, place in enumerate(positions)]
+        struct.pack_into(f"<{len(offsets)}I", out, start, *offsets)
+    elif len(positions):
+        slots = start + 4 * np.arange(len(positions))
+        np.ndarray((len(positions),), "<u4", out, start)[:] = body + positions - slots
 
 
 def _joined(parts: list[Buffer]) -> Buffer:
@@ -274,8 +264,8 @@ def _spliced(
     keep, places = _rows_to_keep(base, changes)
     files = _FileList(base, added, dropped, spec)
     replaced = len(base) - int(keep.sum())
-    dead = old.dead + replaced * (old.size // max(len(base), 1)) + _FILE_SIZE * len(dropped)
-    if dead > max(old.size // 4, _BEARABLE) and not _has_unknown_fields(base):
+    dead = old.dead + replaced * (old.size // max(len(base), 1)) + FILE_SIZE * len(dropped)
+    if dead > max(old.size // 4, BEARABLE) and not _has_unknown_fields(base):
         return None
 
     writer = NodeWriter(spec, SEGMENT_SIZE if segmented else None, old.block)
@@ -323,7 +313,7 @@ class _OldBody:
             self.end = doc.size - begin + len(self.parts[1])
             self._known: list[Buffer | None] = [None, None]
         self.size = doc.size - begin
-        if self.vtables is not None and not _is_block(doc, begin + self.vtables):
+        if self.vtables is not None and not is_vtable_block(doc.buf, begin + self.vtables):
             self.vtables = None
         self.block = None if self.vtables is None else self.vtables - self.end
 
@@ -354,11 +344,6 @@ def _begins_with_a_segment(doc: SnapshotDocument, begin: int) -> bool:
     """Whether the file is in segments, and the body that begins there is all of them but the first."""
     bounds = [] if doc.payload is None else doc.payload.bounds
     return begin == (bounds[1][0] if len(bounds) > 1 else doc.size) if bounds else False
-
-
-def _is_block(doc: SnapshotDocument, start: int) -> bool:
-    """Whether the vtables that nodes need stand there."""
-    return bytes(doc.buf[start : start + len(VTABLE_BLOCK)]) == VTABLE_BLOCK
 
 
 def _rows_to_keep(base: Snapshot, changes: Mapping[str, Node | None]) -> tuple[npt.NDArray[np.bool_], Positions]:

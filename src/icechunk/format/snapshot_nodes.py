@@ -45,6 +45,9 @@ _MAX_CHUNKS = 2**32 - 1
 _PAGE = 14
 """Log of the size of the pages of which it is noted whether they are decompressed."""
 
+_KEPT = 64
+"""Paths last asked for whose rows are kept: a commit asks for those that it changes again and again."""
+
 _FEW = 256
 """Rows up to which paths are decoded one by one rather than all of the snapshot by column."""
 
@@ -132,6 +135,7 @@ class NodeTable:
         self._ids: npt.NDArray[np.uint64] | None = None
         self._columns: TableColumns | None = None
         self._paths: list[str] | None = None
+        self._rows: dict[str, tuple[int, int]] = {}
 
     def __len__(self) -> int:
         return self._count
@@ -290,12 +294,17 @@ class NodeTable:
         if self._paths is not None:
             low = bisect_left(self._paths, path)
             return low, bisect_right(self._paths, path, low)
-        raw = path.encode("utf-8", "surrogatepass")
-        low = bisect_left(range(self._count), raw, key=self.path_bytes)
-        high = low
-        while high < self._count and self.path_bytes(high) == raw:
-            high += 1
-        return low, high
+        known = self._rows.get(path)
+        if known is None:
+            raw = path.encode("utf-8", "surrogatepass")
+            low = bisect_left(range(self._count), raw, key=self.path_bytes)
+            high = low
+            while high < self._count and self.path_bytes(high) == raw:
+                high += 1
+            if len(self._rows) >= _KEPT:
+                self._rows.clear()
+            known = self._rows[path] = low, high
+        return known
 
     def below(self, path: str) -> tuple[int, int]:
         """The rows of all that lies below a path, which stand together."""

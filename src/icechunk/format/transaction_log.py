@@ -10,15 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
+from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from icechunk.flatbuf.builder import Builder
+from icechunk.flatbuf.builder import Builder, Slots
 from icechunk.flatbuf.columns import Positions, TableColumns, element_positions, number_rows, vector_counts
 from icechunk.flatbuf.reader import Document, TableView, VectorView
-from icechunk.flatbuf.schema import U32, Required, Table, Vector
+from icechunk.flatbuf.schema import U32
 from icechunk.format.chunk_keys import joint_keys, order_keeping_last
 from icechunk.format.envelope import FileType, open_envelope, seal
 from icechunk.format.nested_columns import nested_tables
@@ -27,9 +28,6 @@ from icechunk.format.schemas import (
     ARRAY_UPDATED_CHUNKS,
     CHUNK_INDICES,
     FILE_IDENTIFIER,
-    MOVE_OPERATION,
-    OBJECT_ID_8,
-    OBJECT_ID_12,
     TRANSACTION_LOG,
 )
 from icechunk.format.transaction_log_few import read_few_chunks, read_ids
@@ -40,15 +38,11 @@ Coords: TypeAlias = npt.NDArray[np.uint32]
 _LARGE = 4096
 """Coordinates of one array from which on it is looked at alone."""
 
+_FEW = 16
+"""Arrays and coordinates together up to which they are written one by one, which spares the set-up of columns."""
+
 _SETS = ("new_groups", "new_arrays", "deleted_groups", "deleted_arrays", "updated_arrays", "updated_groups")
 
-_HEAD = Table(
-    "TransactionLog",
-    id=Required(OBJECT_ID_12),
-    **{name: Required(Vector(OBJECT_ID_8)) for name in _SETS},
-    updated_chunks=Required(Vector(U32)),  # offsets of tables, filled in at the end
-    moved_nodes=Vector(MOVE_OPERATION),
-)
 _ARRAY_ROW = np.dtype([("soffset", "<i4"), ("chunks", "<u4"), ("node_id", "V8")])
 _ARRAY_VTABLE = np.array([8, 16, 8, 4], "<u2").tobytes()
 _INDICES_VTABLE = np.array([6, 8, 4], "<u2").tobytes()
@@ -123,21 +117,26 @@ class TransactionLog:
         return seal(self._payload(spec), FileType.TRANSACTION_LOG, spec=spec, level=level)
 
     def _payload(self, spec: int) -> bytes:
-        node_ids = sorted(self.updated_chunks)
-        builder = Builder(FILE_IDENTIFIER)
+        chunks = sorted(self.updated_chunks.items(), key=itemgetter(0))
+        slots = Slots(len(chunks))
         values: dict[str, Any] = {name: sorted(getattr(self, name)) for name in _SETS}
-        values |= {"id": self.id, "updated_chunks": bytes(4 * len(node_ids))}
+        values |= {"id": self.id, "updated_chunks": slots}
         if spec > 1:
             values["moved_nodes"] = [
                 {"from": move.source, "to": move.target, "node_id": move.node_id, "node_type": int(move.is_array)}
                 for move in sorted(self.moved_nodes, key=lambda move: segments(move.target))
             ]
-        root = builder.table(_HEAD, values)
-        builder.refer(0, root)
-        if node_ids:
-            slots = Document(builder.out, "log").root(TRANSACTION_LOG)["updated_chunks"].start
-            coords = _all_ordered([self.updated_chunks[node_id] for node_id in node_ids])
-            _write_chunks(builder, slots, node_ids, coords)
+        builder = Builder(FILE_IDENTIFIER)
+        few = len(chunks) + sum(len(coords) for _, coords in chunks) <= _FEW
+        if few:
+            values["updated_chunks"] = [
+                {"node_id": node_id, "chunks": [{"coords": each} for each in sorted(set(map(tuple, coords.tolist())))]}
+                for node_id, coords in chunks
+            ]
+        root = builder.table(TRANSACTION_LOG, values)
+        if not few:
+            coords = _all_ordered([coords for _, coords in chunks])
+            _write_chunks(builder, slots.start, [node_id for node_id, _ in chunks], coords)
         return builder.finish(root)
 
 
