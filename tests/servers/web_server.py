@@ -56,6 +56,11 @@ class WebServer:
         return Page(file.read_bytes(), file.stat().st_mtime)
 
 
+class Server(http.server.ThreadingHTTPServer):
+    request_queue_size = 128  # more may knock at once than the five that are usual
+    daemon_threads = True
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     wbufsize = -1  # one packet per answer: else each waits for an acknowledgement
@@ -109,8 +114,7 @@ def web_server(directory: Path | None = None) -> Iterator[WebServer]:
     """A server of its own, on this machine, with the files of a directory if one is given."""
     state = WebServer(directory=directory)
     handler = type("Bound", (Handler,), {"state": state})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.daemon_threads = True
+    with Server(("127.0.0.1", 0), handler) as server:
         state.url = f"http://127.0.0.1:{server.server_port}"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()

@@ -17,6 +17,8 @@ _SECRETS = re.compile(
 )
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist")
 _PAST_THE_END = ("416 Range Not Satisfiable", "Wanted range starting at", "Range started at", "StartTooLarge")
+_REFUSED_AT_ONCE = re.compile(r"Error performing \w+ \S+ in [^\s,]+ - .*\b412\b")
+"""After more than one try it says "in 1.2s, after 2 retries, ... - "."""
 _BUSY = ("503 ", "429 ", "SlowDown", "ServerBusy")
 
 _used = False  # a client of this process has threads of its own
@@ -70,6 +72,17 @@ def is_past_the_end(error: BaseException) -> bool:
     """Whether a range was refused because it begins where the object has no bytes any more."""
     text = str(error)
     return any(sign in text for sign in _PAST_THE_END)
+
+
+def is_broken_off(error: BaseException) -> bool:
+    """Whether an answer ended too early and the client did not try again; it does not when the answer is an error."""
+    text = explain(error)
+    return "HTTP error" in text and "retries" not in text and "response body error" in text
+
+
+def is_plain_conflict(error: PreconditionFailedError) -> bool:
+    """Whether a conditional write was refused at its first try, since its condition did not hold: nothing is in doubt."""
+    return _REFUSED_AT_ONCE.search(error.message) is not None
 
 
 def translate(error: Exception, path: str) -> Exception:

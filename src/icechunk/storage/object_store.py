@@ -6,20 +6,21 @@ random pauses. What this module adds:
 - inside an event loop its asynchronous calls are used, without one its blocking calls;
 - big objects are read in several ranges and written in several parts at once;
 - a conditional write that was done, but whose answer was lost and which was therefore repeated, seems to fail. So such
-  writes carry an id, and after a failure what stands there is read: if it has our id, we wrote it;
+  writes carry an id, and after a failure that may be of that kind what stands there is read: if it has our id, we wrote it;
 - versions are handed back in the form in which each service wants them;
 - every failure of the client is one of ours, without secrets in its text.
 """
 
 from __future__ import annotations
 
+import random
 import threading
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from icechunk._driver import concurrent_map, is_blocking
+from icechunk._driver import concurrent_map, is_blocking, pause
 from icechunk.config import StorageConcurrencySettings, StorageRetriesSettings, StorageSettings
 from icechunk.config.effective import EffectiveStorage, effective_storage
 from icechunk.config.virtual import S3Options
@@ -27,7 +28,13 @@ from icechunk.credentials import AnyAzureCredential, AnyGcsCredential, AnyS3Cred
 from icechunk.errors import ErrorKind, ObjectNotFoundError, PreconditionFailedError, StorageError
 from icechunk.storage._common import BATCH, as_bytes, check_condition, check_path, check_prefix, size_of
 from icechunk.storage._names import decode_part, encode_path
-from icechunk.storage._object_errors import client_module, is_past_the_end, translate
+from icechunk.storage._object_errors import (
+    client_module,
+    is_broken_off,
+    is_past_the_end,
+    is_plain_conflict,
+    translate,
+)
 from icechunk.storage._object_services import (
     AzurePlace,
     GcsPlace,
@@ -47,6 +54,7 @@ from icechunk.storage.base import (
     DeleteResult,
     ObjectInfo,
     Storage,
+    Unchanged,
     Version,
 )
 from icechunk.storage.wrappers import read_only_failure
@@ -56,7 +64,10 @@ __all__ = ["ObjectStorage", "azure", "from_obstore", "gcs", "http", "s3"]
 WRITE_ID = "icechunk_write_id"
 """The metadata entry that says which write an object comes from; the Rust implementation knows it too."""
 
+T = TypeVar("T")
+
 _CONCURRENCY = 64
+_LEAST_ATTEMPTS = 3  # where the client does not try again by itself
 _COPIED_BELOW = 256 * 1024
 _UPLOAD_FROM = 4 << 20  # smaller writes must not stall
 _SMALLEST_PART = 5 << 20
@@ -117,7 +128,28 @@ class ObjectStorage(Storage):
                 raise _PastTheEnd from None
             if type(error).__name__ == "NotModifiedError":
                 raise _NotModified from None
+            if is_broken_off(error):
+                raise _BrokenOff(error) from None
             raise translate(error, path) from None
+
+    async def _patiently(self, attempt: Callable[[], Awaitable[T]], path: str) -> T:
+        """`attempt()`, again when an answer broke off in a way that the client does not mend."""
+        tries = self._attempts
+        while True:
+            tries -= 1
+            try:
+                return await attempt()
+            except _BrokenOff as broken:
+                if tries <= 0:
+                    raise translate(broken.error, path) from None
+            await self._short_pause()
+
+    @property
+    def _attempts(self) -> int:
+        return max(self._settings.retries.max_tries, _LEAST_ATTEMPTS)
+
+    async def _short_pause(self) -> None:
+        await pause(random.uniform(0, self._settings.retries.initial_backoff_ms / 1000))
 
     # ---------------------------------------------------------------------------------------------------------- reads
 
@@ -128,22 +160,29 @@ class ObjectStorage(Storage):
     async def get_if_changed(self, path: str, since: Version) -> tuple[Buffer, Version] | None:
         key = self._key(path)
         options = {"if_none_match": since.etag} if since.etag is not None else {}
+
+        async def attempt() -> Fetched:
+            return await self._body(await self._request("get", "read", path, key, options=options), key, path)
+
         try:
-            found = await self._body(await self._request("get", "read", path, key, options=options), key, path)
+            found = await self._patiently(attempt, path)
         except _NotModified:
             return None
         return None if found.version == since else (found.data, found.version)
 
     async def fetch(self, key: str, path: str, byte_range: ByteRange | None) -> Fetched:
         """The bytes of the object with this very key; `path` is what errors call it."""
+        return await self._patiently(lambda: self._fetch_once(key, path, byte_range), path)
+
+    async def _fetch_once(self, key: str, path: str, byte_range: ByteRange | None) -> Fetched:
         if byte_range is None:
             return await self._body(await self._request("get", "read", path, key), key, path)
         start, stop = byte_range
         if start < 0 and not self._service.suffix_ranges:
-            size = (await self._request("head", "read", path, key))["size"]
+            size = (await self._head(path, key))["size"]
             start, stop = max(size + start, 0), size
         if stop is not None and stop <= start:
-            await self._request("head", "read", path, key)
+            await self._head(path, key)
             return Fetched(b"")
         if stop is not None and self._is_big(stop - start):
             return await self._fetch_pieces(key, path, start, stop)
@@ -174,7 +213,7 @@ class ObjectStorage(Storage):
         meta = response.meta
         found = Fetched(b"", meta["e_tag"], meta["version"], meta["last_modified"])
         if not self._is_big(stop - start):
-            return found._replace(data=await _drained(response, path))
+            return found._replace(data=await _drained(response))
         return await self._fetch_pieces(key, path, start, stop, found, response)
 
     async def _fetch_pieces(
@@ -189,18 +228,18 @@ class ObjectStorage(Storage):
             nonlocal first
             end = min(begin + step, stop)
             if begin == start and response is not None:
-                data: Any = await _beginning(response, end - begin, path)
+                data: Any = await _beginning(response, end - begin)
             else:
                 try:
                     piece = await self._request("get", "read", path, key, options={"range": (begin, end)})
                 except _PastTheEnd:
                     return 0
-                data = await _drained(piece, path)
+                data = await _drained(piece)
                 meta = piece.meta
                 facts = Fetched(b"", meta["e_tag"], meta["version"], meta["last_modified"])
                 first = first or facts
                 if facts != first:
-                    raise StorageError(f"`{path}` was replaced while it was read", ErrorKind.OBJECT_STORE)
+                    raise _BrokenOff(RuntimeError(f"`{path}` was replaced while it was read"))
             result[begin - start : begin - start + len(data)] = data
             return len(data)
 
@@ -211,13 +250,16 @@ class ObjectStorage(Storage):
 
     async def exists(self, path: str) -> bool:
         try:
-            await self._request("head", "read", path, self._key(path))
+            await self._head(path, self._key(path))
         except ObjectNotFoundError:
             return False
         return True
 
+    async def _head(self, path: str, key: str) -> Any:
+        return await self._patiently(lambda: self._request("head", "read", path, key), path)
+
     async def modified_at(self, path: str) -> datetime | None:
-        facts = await self._request("head", "read", path, self._key(path))
+        facts = await self._head(path, self._key(path))
         modified: datetime = facts["last_modified"]
         return modified
 
@@ -244,20 +286,31 @@ class ObjectStorage(Storage):
             attributes[WRITE_ID] = write_id
         size = size_of(content)
         purpose: Purpose = "write" if size < _UPLOAD_FROM else "upload"
-        try:
-            result = await self._request(
-                "put", purpose, path, key, content, mode=mode, attributes=attributes or None, **self._parts(size, mode)
-            )
-        except PreconditionFailedError:
-            ours = None if write_id is None else await self._written(key, path, write_id)
-            if ours is None:
-                raise
-            return ours
-        except ObjectNotFoundError as error:
-            if mode == "overwrite":
-                raise StorageError(f"object store error: cannot write `{path}`", ErrorKind.OBJECT_STORE) from error
-            raise PreconditionFailedError(f"object `{path}` does not exist any more") from error
-        return Version(result["e_tag"] or None, result["version"])
+        options = {"mode": mode, "attributes": attributes or None, **self._parts(size, mode)}
+        tries, repeated = self._attempts, False
+        while True:
+            tries -= 1
+            try:
+                result = await self._request("put", purpose, path, key, content, **options)
+            except PreconditionFailedError as error:
+                if is_plain_conflict(error) and not repeated:
+                    raise
+                stands = await self._standing(key, path, only_if, write_id)
+                if isinstance(stands, Version):
+                    return stands
+                if not stands or tries <= 0:
+                    raise
+            except _BrokenOff as broken:
+                if tries <= 0:
+                    raise translate(broken.error, path) from None
+                repeated = True
+            except ObjectNotFoundError as error:
+                if mode == "overwrite":
+                    raise StorageError(f"object store error: cannot write `{path}`", ErrorKind.OBJECT_STORE) from error
+                raise PreconditionFailedError(f"object `{path}` does not exist any more") from error
+            else:
+                return Version(result["e_tag"] or None, result["version"])
+            await self._short_pause()
 
     @property
     def _marks_writes(self) -> bool:
@@ -307,16 +360,29 @@ class ObjectStorage(Storage):
             "max_concurrency": settings.max_concurrent_requests_for_object,
         }
 
-    async def _written(self, key: str, path: str, write_id: str) -> Version | None:
-        """The version of what stands there if our write did it, in a try whose answer was lost."""
+    async def _standing(self, key: str, path: str, only_if: Condition, write_id: str | None) -> Version | bool:
+        """What a conditional write met: the version it made, in a try whose answer was lost; else whether it may try again.
+
+        It may where its condition holds: two writes that met were both refused, as Amazon does.
+        """
+
+        async def attempt() -> Any:
+            try:
+                response = await self._request("get", "read", path, key, options={"range": (0, 1)})
+            except _PastTheEnd:
+                response = await self._request("get", "read", path, key)
+            await _drained(response)
+            return response
+
         try:
-            response = await self._request("get", "read", path, key)
+            response = await self._patiently(attempt, path)
         except ObjectNotFoundError:
-            return None
+            return isinstance(only_if, Absent)
+        version = Version(response.meta["e_tag"] or None, response.meta["version"])
         # never by the bytes: another writer may have written the very same
-        if response.attributes.get(WRITE_ID) != write_id:
-            return None
-        return (await self._body(response, key, path)).version
+        if write_id is not None and response.attributes.get(WRITE_ID) == write_id:
+            return version
+        return isinstance(only_if, Unchanged) and only_if.since == version
 
     async def delete(self, paths: Sequence[str]) -> DeleteResult:
         if self.read_only:
@@ -333,7 +399,7 @@ class ObjectStorage(Storage):
         try:
             await self._request("delete", "write", keys[0][0], [key for _, key in keys])
             return DeleteResult(len(keys))
-        except StorageError:
+        except (StorageError, _BrokenOff):
             pass  # one of them was not there, or could not go, or the store deletes them one at a time only
         first = await self._delete_one(keys[0])
         if first is not None:
@@ -345,7 +411,7 @@ class ObjectStorage(Storage):
     async def _delete_one(self, path_and_key: tuple[str, str]) -> tuple[str, str] | None:
         path, key = path_and_key
         try:
-            await self._request("delete", "delete", path, key)
+            await self._patiently(lambda: self._request("delete", "delete", path, key), path)
         except ObjectNotFoundError:
             return None
         except StorageError as error:
@@ -421,6 +487,14 @@ class _NotModified(Exception):
     """What was known before is all there is to know."""
 
 
+class _BrokenOff(Exception):
+    """An answer ended too early; the request may have been done, or not."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 class _Clients:
     """The clients of a place, one per settings and purpose; shared by storages that differ in settings only."""
 
@@ -447,22 +521,22 @@ class _Clients:
             raise StorageError(f"storage configuration error: {error}", ErrorKind.STORAGE_CONFIG) from None
 
 
-async def _drained(response: Any, path: str) -> Buffer:
+async def _drained(response: Any) -> Buffer:
     """All bytes of a response: small ones as `bytes`, big ones as a view of the client's own memory."""
     try:
         data = response.bytes() if is_blocking() else await response.bytes_async()
     except Exception as error:
-        raise translate(error, path) from None
+        raise _BrokenOff(error) from None
     return bytes(data) if len(data) < _COPIED_BELOW else memoryview(data)
 
 
-async def _beginning(response: Any, count: int, path: str) -> Buffer:
+async def _beginning(response: Any, count: int) -> Buffer:
     """The first `count` bytes of a response; the rest is not awaited."""
     stream = response.stream(min_chunk_size=count)
     try:
         data = next(stream, b"") if is_blocking() else await anext(stream, b"")
     except Exception as error:
-        raise translate(error, path) from None
+        raise _BrokenOff(error) from None
     return memoryview(data)[:count]
 
 
