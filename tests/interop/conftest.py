@@ -9,10 +9,6 @@ from pathlib import Path
 import pytest
 from tests.interop.oracle import VERSIONS, Engine, Local, Oracle, python_of
 
-import icechunk
-
-collect_ignore_glob = [] if getattr(icechunk, "Repository", None) else ["test_*.py"]
-
 
 @pytest.fixture(scope="session")
 def engines() -> Iterator[dict[str, Engine]]:
