@@ -184,6 +184,16 @@ def report(results: list[Result], pythons: dict[str, str], cpu: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
+BY_HAND = "<!-- from here on written by hand, and by other measurements -->\n"
+
+
+def written_by_hand() -> str:
+    """The part of the report that is kept."""
+    former = REPORT.read_text(encoding="utf-8") if REPORT.exists() else ""
+    _, marker, kept = former.partition(BY_HAND)
+    return f"\n{BY_HAND}{kept}" if marker else ""
+
+
 def versions(engine: Engine) -> str:
     code = (
         "import sys, importlib.metadata as m; print('Python', sys.version.split()[0] + ', zarr', m.version('zarr') + ', numpy',"
@@ -243,10 +253,8 @@ def main() -> None:
             first, *others = cells(results[-1])
             print(f"{first:58}" + "".join(f"{cell.strip('*'):>10}" for cell in others), flush=True)
     if arguments.write and not arguments.rows:
-        REPORT.write_text(
-            report(results, {name: versions(engine) for name, engine in engines.items()}, arguments.cpu),
-            encoding="utf-8",
-        )
+        measured = report(results, {name: versions(engine) for name, engine in engines.items()}, arguments.cpu)
+        REPORT.write_text(measured + written_by_hand(), encoding="utf-8")
         print(f"wrote {REPORT.relative_to(ROOT)}")
     for engine in engines.values():
         engine.stop()
