@@ -108,14 +108,15 @@ class Session:
         workspace = self._workspace
         if workspace.mode is not Mode.READ_ONLY and not self._is_fork:
             raise ValueError(_PICKLING)
-        workspace.handed_on = True
-        return {
-            "core": self._core,
-            "snapshot": workspace.snapshot_id,
-            "mode": workspace.mode.value,
-            "changes": workspace.change_set,
-            "first_chunks": workspace.first_chunks,
-        }
+        with workspace.lock:  # it may be written to while it is being pickled
+            workspace.handed_on = True
+            return {
+                "core": self._core,
+                "snapshot": workspace.snapshot_id,
+                "mode": workspace.mode.value,
+                "changes": workspace.change_set.copy(),
+                "first_chunks": list(workspace.first_chunks),
+            }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         workspace = new_workspace(
@@ -389,7 +390,7 @@ class Session:
         refs, new = self._core.refs, publication.record.id
         try:
             await refs.publish(publication, prepared)
-        except Exception:
+        except (Exception, GeneratorExit):
             raise
         except BaseException:
             with suppress(Exception):

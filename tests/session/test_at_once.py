@@ -1,6 +1,7 @@
 """One session used by many at once: threads and tasks that write, read, list, fork and commit, and are cancelled."""
 
 import asyncio
+import pickle
 import threading
 
 import pytest
@@ -204,6 +205,29 @@ def test_a_fork_holds_what_it_was_made_of(repo, storage):
         session.merge(fork)
     session.commit("merged")
     assert get(repo.readonly_session("main").store, "a/c/0/0") == b"fork"
+
+
+def test_pickling_a_fork_that_is_being_written_to(repo):
+    with_array(repo, shape=(10_000,), chunks=(1,))
+    fork = repo.writable_session("main").fork()
+    stop, failures = threading.Event(), []
+
+    def look():
+        try:
+            while not stop.is_set():
+                pickle.dumps(fork)
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    for number in range(1000):
+        put(fork.store, f"a/c/{number}", b"x")
+        put(fork.store, f"g{number % 100}/zarr.json", group_json(n=number))
+    stop.set()
+    thread.join(30)
+    assert not failures
+    assert len(keys(pickle.loads(pickle.dumps(fork)).store)) == 1000 + 100 + 2
 
 
 # --- commits that are interrupted ---------------------------------------------------------------------------------------

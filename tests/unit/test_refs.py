@@ -17,6 +17,7 @@ from icechunk.errors import (
     FormatError,
     IcechunkError,
     InvalidInputError,
+    PreconditionFailedError,
     ReadOnlyError,
     RefNotFoundError,
     SessionStateError,
@@ -682,6 +683,24 @@ async def test_a_lost_reply_to_the_publishing_write_is_no_failure(kit_of: Any, s
     copy = kit.memory.copy()
     await publish(FaultyStorage(copy, Fault(len(puts) - 1, "after", writes)))
     assert await (await kit.reopen(copy)).branch_tip("main") == record.id
+
+
+@pytest.mark.parametrize("spec", [1, 2])
+async def test_a_write_that_a_client_repeated_and_found_done_is_no_conflict(kit_of: Any, spec: int) -> None:
+    class Repeats(CountingStorage):
+        async def put(self, path: str, data: Any, **options: Any) -> Any:
+            version = await super().put(path, data, **options)
+            if path.startswith(("repo", "refs/")):
+                raise PreconditionFailedError("somebody has changed it")
+            return version
+
+    kit = await kit_of(spec).create()
+    first = await kit.commit("main", "first")
+    refs = await kit.reopen(Repeats(kit.memory))
+    await refs.reset_branch("main", ROOT)
+    record = await kit.write_snapshot(await refs.snapshot_record(ROOT), "second")
+    await refs.publish(Publication("commit", record, "main", ROOT))
+    assert await kit.refs.branch_tip("main") == record.id != first
 
 
 async def test_a_lost_reply_that_others_wrote_on_top_of_is_no_failure(kit_of: Any) -> None:

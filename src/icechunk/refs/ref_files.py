@@ -232,6 +232,8 @@ class RefFiles(RefStore):
                 return
             except PreconditionFailedError as error:
                 moved = await self._stand(name)
+                if moved is not None and moved.tip == snapshot_id:
+                    return  # ours after all: the reply to an earlier try was lost below
                 if moved is not None and moved.tip != stand.tip:
                     raise branch_update_conflict(stand.tip, moved.tip) from error
                 stand = moved
