@@ -82,6 +82,25 @@ def test_writers_behind_a_bad_network(proxied: tuple[Backend, Proxy], spec: int)
     check_nothing_is_lost(direct, promised, writers=4, commits=3)
 
 
+def test_long_lists_and_deletes(proxied: tuple[Backend, Proxy]) -> None:
+    """A listing goes on where it broke off."""
+    backend, proxy = proxied
+    storage, direct = behind(backend, proxy)
+    names = [f"x/{number:02}" for number in range(60)]
+    proxy.plan = every(4, "cut", "reset", "unavailable")
+    for name in names:
+        run(storage.put(name, b"x"))
+
+    async def listed() -> list[str]:
+        batches = storage._batches("x/", 7)  # type: ignore[attr-defined]
+        return sorted([info.path async for batch in batches for info in batch])
+
+    for _ in range(6):
+        assert run(listed()) == names
+    assert run(storage.delete(names)).failed == []
+    assert run(direct.is_empty())
+
+
 def lost(passing: Passing) -> Kind | None:
     return "lost" if passing.verb == "PUT" else None
 

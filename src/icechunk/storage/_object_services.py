@@ -70,6 +70,8 @@ class Service:
         Whether there are compare-and-swap writes.
     writes : bool
         Whether there are writes at all, and listings.
+    lists_from : bool
+        Whether a listing can go on after a name.
     keeps_buffers : bool
         Whether what is written stays the caller's memory, so that it must be copied first.
     """
@@ -81,11 +83,12 @@ class Service:
     attributes: bool = True
     updates: bool = True
     writes: bool = True
+    lists_from: bool = False
     keeps_buffers: bool = False
 
 
-S3 = Service("S3", bare_etags=True, encoded_names=False)
-GCS = Service("Google Cloud Storage")
+S3 = Service("S3", bare_etags=True, encoded_names=False, lists_from=True)
+GCS = Service("Google Cloud Storage", lists_from=True)
 AZURE = Service("Azure Blob Storage", suffix_ranges=False)
 HTTP = Service("HTTP", writes=False, attributes=False, updates=False, encoded_names=False)
 BY_CLASS = {

@@ -429,15 +429,22 @@ class ObjectStorage(Storage):
         if not self._service.writes:
             raise StorageError(f"{self._service.name} servers do not list what they have", ErrorKind.UNIMPLEMENTED)
         start = f"{self._key(prefix[:-1])}/" if prefix else self._prefix
-        # the client's prefix is a directory
-        stream = client_module().list(self._client("read"), start[:-1] or None, chunk_size=size)
+        tries, last, stream = self._attempts, None, None
         while True:
+            if stream is None:  # the client's prefix is a directory
+                stream = client_module().list(self._client("read"), start[:-1] or None, offset=last, chunk_size=size)
             try:
                 batch = next(stream, None) if is_blocking() else await anext(stream, None)
             except Exception as error:
-                raise translate(error, prefix) from None
+                tries -= 1
+                if tries <= 0 or not is_broken_off(error) or not (last is None or self._service.lists_from):
+                    raise translate(error, prefix) from None
+                stream = None
+                await self._short_pause()
+                continue
             if batch is None:
                 return
+            last = batch[-1]["path"]
             yield [info for info in map(self._info, batch) if info is not None and info.path.startswith(prefix)]
 
     def _info(self, meta: Any) -> ObjectInfo | None:
