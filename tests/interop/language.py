@@ -59,7 +59,7 @@ class Interpreter:
     def do_create(self, path: str, spec: int = 1, config: JSON = None, authorize: JSON = None) -> JSON:
         extra = {"spec_version": spec} if takes(icechunk.Repository.create, "spec_version") else {}
         self.repo = icechunk.Repository.create(
-            icechunk.local_filesystem_storage(path),
+            storage_at(path),
             build_config(config) if config else None,
             authorize_virtual_chunk_access=build_authorization(authorize),
             **extra,
@@ -271,11 +271,11 @@ class Interpreter:
 
     def do_preload_condition(self, path: str) -> JSON:
         """The stored condition for preloading, as the 2.x API prints it."""
-        config = icechunk.Repository.fetch_config(icechunk.local_filesystem_storage(path))
+        config = icechunk.Repository.fetch_config(storage_at(path))
         return repr(config.manifest.preload.preload_if)
 
     def do_exists(self, path: str) -> JSON:
-        return icechunk.Repository.exists(icechunk.local_filesystem_storage(path))
+        return icechunk.Repository.exists(storage_at(path))
 
     def do_changes(self) -> JSON:
         """The names of the operations in the log, newest first."""
@@ -289,9 +289,17 @@ def takes(function: Callable[..., Any], parameter: str) -> bool:
     return parameter in inspect.signature(function).parameters
 
 
+def storage_at(path: str) -> Any:
+    """The storage in a directory, or the one that JSON of the form `{"s3_storage": {arguments}}` describes."""
+    if not path.startswith("{"):
+        return icechunk.local_filesystem_storage(path)
+    ((factory, arguments),) = json.loads(path).items()
+    return getattr(icechunk, factory)(**arguments)
+
+
 def open_repository(path: str, config: JSON, authorize: JSON) -> Any:
     return icechunk.Repository.open(
-        icechunk.local_filesystem_storage(path),
+        storage_at(path),
         build_config(config) if config else None,
         authorize_virtual_chunk_access=build_authorization(authorize),
     )
