@@ -117,6 +117,11 @@ class _Shape(NamedTuple):
     parts: tuple[tuple[str, int, _Write | None], ...]
 
 
+def vtable_of(table: Table, *names: str) -> bytes:
+    """The vtable of tables that have just these fields."""
+    return _shape(table, names).vtable
+
+
 @cache
 def _shape(table: Table, names: tuple[str, ...]) -> _Shape:
     missing = [field.name for field in table.fields.values() if field.required and field.name not in names]

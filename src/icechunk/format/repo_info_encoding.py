@@ -14,17 +14,18 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from icechunk.flatbuf.builder import Builder
-from icechunk.flatbuf.columns import Positions, Spots
-from icechunk.flatbuf.reader import Document, VectorView
-from icechunk.flatbuf.schema import STRING, U8, U16, U32, Required, Table, Vector
-from icechunk.format.landmark import ALIGN, LANDMARK_SIZE, Landmark, read_landmark, write_landmark
+from icechunk.flatbuf.builder import Builder, Slots, vtable_of
+from icechunk.flatbuf.columns import Positions
+from icechunk.flatbuf.reader import Document
+from icechunk.flatbuf.schema import STRING
+from icechunk.format.landmark import ALIGN, EVERYTHING, LANDMARK_SIZE, Landmark, read_landmark, write_landmark
 from icechunk.format.repo_updates import Update, UpdateLog, status_table, update_table
-from icechunk.format.schemas import FILE_IDENTIFIER, METADATA_ITEM, REPO, REPO_STATUS, UPDATE
+from icechunk.format.schemas import FILE_IDENTIFIER, METADATA_ITEM, NEW_COMMIT_UPDATE, REPO, UPDATE
 from icechunk.format.snapshot_records import ITEMS, PRUNED, SnapshotRecord, SnapshotTable
 from icechunk.format.values import items_of
 
@@ -37,22 +38,19 @@ _ENTRY_SIZE = 96
 _BEARABLE = 4 << 10
 """Dead bytes that nobody minds."""
 
-_HEAD = Table(
-    "Repo",
-    spec_version=U8,
-    tags=Required(Vector(U32)),  # offsets of tables, filled in at the end; likewise those of the others
-    branches=Required(Vector(U32)),
-    deleted_tags=Required(Vector(STRING)),
-    snapshots=Required(Vector(U32)),
-    status=Required(REPO_STATUS),
-    metadata=Vector(METADATA_ITEM),
-    latest_updates=Required(Vector(U32)),
-    repo_before_updates=STRING,
-    config=Vector(U8),
-    enabled_feature_flags=Vector(U16),
-    disabled_feature_flags=Vector(U16),
-    extra=Vector(U8),
+_FEW = 16
+"""Refs up to which writing one by one is faster than by column."""
+
+_COMMON = (
+    vtable_of(UPDATE, "update_type", "updated_at"),
+    vtable_of(UPDATE, "update_type", "updated_at", "backup_path"),
+    vtable_of(NEW_COMMIT_UPDATE, "branch", "new_snap_id"),
+    vtable_of(METADATA_ITEM, "name", "value"),
 )
+"""The vtables that commits need. They stand side by side in the heap, so that each commit finds and shares them."""
+
+_COMMON_BLOCK = b"".join(_COMMON)
+_COMMON_PLACES = dict(zip(_COMMON, accumulate(map(len, _COMMON), initial=0), strict=False))
 
 _REF_VTABLE = struct.pack("<4H", 8, 12, 4, 8)
 _REF_ROW = np.dtype([("soffset", "<i4"), ("name", "<u4"), ("index", "<u4")])
@@ -77,21 +75,25 @@ def encode_payload(info: RepoInfo) -> tuple[bytes, SnapshotTable, UpdateLog]:
     snapshots, updates = heap.snapshots(info.snapshots), heap.updates(info.updates)
     head = Builder(FILE_IDENTIFIER)
     head.out += bytes(LANDMARK_SIZE)
-    head.refer(0, head.table(_HEAD, _fields(info)))
-    root = Document(head.out, "repo").root(REPO)
-    slots = {name: root[name].start for name in ("tags", "branches", "snapshots", "latest_updates")}
-    _write_refs(head, slots["tags"], info.tags, info.snapshots)
-    _write_refs(head, slots["branches"], info.branches, info.snapshots)
-    begin = _write_rows(head, slots["snapshots"], snapshots)
-    _refer(head, slots["latest_updates"], begin + updates)
-    write_landmark(head.out, Landmark(begin, heap.dead))
+    rows, entries, tags, branches = map(Slots, (len(snapshots), len(updates), len(info.tags), len(info.branches)))
+    fields = _fields(info) | {"snapshots": rows, "latest_updates": entries}
+    fields |= {
+        "tags": _few_refs(info.tags, snapshots) or tags,
+        "branches": _few_refs(info.branches, snapshots) or branches,
+    }
+    head.refer(0, head.table(REPO, fields))
+    _write_refs(head, tags, info.tags, snapshots)
+    _write_refs(head, branches, info.branches, snapshots)
+    begin = _write_rows(head, rows.start, snapshots)
+    _refer(head, entries.start, begin + updates)
+    write_landmark(head.out, Landmark(begin, heap.dead, heap.vtables))
     payload = b"".join((head.out, *heap.parts()))
     doc = Document(payload, info.snapshots.doc.file)
-    return payload, _moved(snapshots, doc, begin), UpdateLog(doc, begin + updates)
+    return payload, _moved(snapshots, doc, begin), UpdateLog(doc, begin + updates, newest=info.updates.newest)
 
 
 def _fields(info: RepoInfo) -> dict[str, Any]:
-    """The root table, with room for the vectors of offsets."""
+    """What the root table has besides refs, snapshots and log."""
     return {
         "spec_version": 2,
         "deleted_tags": sorted(info.deleted_tags),
@@ -102,16 +104,19 @@ def _fields(info: RepoInfo) -> dict[str, Any]:
         "enabled_feature_flags": info.stored_flags[0],
         "disabled_feature_flags": info.stored_flags[1],
         "extra": info.extra,
-        "tags": bytes(4 * len(info.tags)),
-        "branches": bytes(4 * len(info.branches)),
-        "latest_updates": bytes(4 * len(info.updates)),
-        "snapshots": bytes(4 * len(info.snapshots)),
     }
 
 
-def _write_refs(builder: Builder, slots: int, refs: Mapping[str, bytes], snapshots: SnapshotTable) -> None:
-    """Append refs, sorted by name, and make the vector at `slots` refer to them."""
-    if not refs:
+def _few_refs(refs: Mapping[str, bytes], snapshots: SnapshotTable) -> list[dict[str, Any]] | None:
+    """Refs as tables, sorted by name; None for those that are written by column."""
+    if not 0 < len(refs) <= _FEW:
+        return None
+    return [{"name": name, "snapshot_index": snapshots.known_row(refs[name])} for name in sorted(refs)]
+
+
+def _write_refs(builder: Builder, slots: Slots, refs: Mapping[str, bytes], snapshots: SnapshotTable) -> None:
+    """Append refs, sorted by name, and make the vector at `slots` refer to them, if there is one to fill."""
+    if not refs or not slots.start:
         return
     names = sorted(refs)
     vtable = builder.vtable(_REF_VTABLE)
@@ -126,7 +131,7 @@ def _write_refs(builder: Builder, slots: int, refs: Mapping[str, bytes], snapsho
     rows["index"] = [snapshots.known_row(refs[name]) for name in names]
     builder.out += rows.tobytes()
     builder.out += b"".join(strings)
-    _refer(builder, slots, at)
+    _refer(builder, slots.start, at)
 
 
 def _write_rows(builder: Builder, slots: int, table: SnapshotTable) -> int:
@@ -166,6 +171,7 @@ def _moved(table: SnapshotTable, doc: Document, begin: int) -> SnapshotTable:
         begin + table.metadata,
         np.where(table.pruned >= 0, begin + table.pruned, 0),
         fresh={},
+        recent=table.fresh if len(table.fresh) <= _FEW else {},
     )
 
 
@@ -174,9 +180,9 @@ class _Heap:
 
     def __init__(self, snapshots: SnapshotTable, updates: UpdateLog) -> None:
         doc = updates.doc
-        self._begin, self.dead, _ = read_landmark(doc.buf)
+        self._begin, self.dead, self.vtables = read_landmark(doc.buf)
         if not self._holds(snapshots, updates):
-            self._begin = self.dead = 0
+            self._begin, self.dead, self.vtables = EVERYTHING
         self.dead += _ENTRY_SIZE * (updates.stored - len(updates.positions))
         enough = self._begin > 0 and self.dead <= max((doc.size - self._begin) // 4, _BEARABLE)
         self._old: memoryview | None = None
@@ -185,8 +191,13 @@ class _Heap:
             self._old = memoryview(doc.buf)[self._begin :]
             self._size = len(self._old) + -len(self._old) % ALIGN
         else:
-            self.dead = 0
-        self._new = _Tail({} if self._old is None else self._known_vtables(doc, snapshots))
+            self.dead, self.vtables = 0, None
+        if self.vtables is not None and not _is_common_block(doc, self._begin + self.vtables):
+            self.vtables = None
+        block = b""
+        if self.vtables is None:
+            self.vtables, block = self._size, _COMMON_BLOCK
+        self._new = _Tail(block, {content: self.vtables + at - self._size for content, at in _COMMON_PLACES.items()})
         self._empty: int | None = None
 
     def _holds(self, snapshots: SnapshotTable, updates: UpdateLog) -> bool:
@@ -239,30 +250,15 @@ class _Heap:
             self._empty = self._size + self._new.reference(ITEMS, ())
         return self._empty
 
-    def _known_vtables(self, doc: Document, snapshots: SnapshotTable) -> dict[bytes, int]:
-        """Vtables in the old heap that are likely to be needed, from where the new part will be."""
-        tables = []
-        log = doc.root(REPO)["latest_updates"]
-        for place in range(min(3, len(log))):
-            _, kind = log[place]["update_type"]
-            tables += [log[place].pos, kind.pos]
-        with_items = snapshots.metadata[snapshots.metadata > 0]
-        counts = Spots(doc, with_items).read(0, "<u4", "SnapshotInfo.metadata")
-        if counts.any():
-            tables.append(VectorView(doc, ITEMS, int(with_items[counts.argmax()]), "SnapshotInfo.metadata")[0].pos)
-        known = {}
-        for table in tables:
-            vtable = table - struct.unpack_from("<i", doc.buf, table)[0]
-            if vtable >= self._begin:
-                content = doc.buf[vtable : vtable + struct.unpack_from("<H", doc.buf, vtable)[0]]
-                known[bytes(content)] = vtable - self._begin - self._size
-        return known
+
+def _is_common_block(doc: Document, start: int) -> bool:
+    return bytes(doc.buf[start : start + len(_COMMON_BLOCK)]) == _COMMON_BLOCK
 
 
 class _Tail(Builder):
-    """A builder of what stands behind other bytes, in which `vtables` lie (at negative positions)."""
+    """A builder of what stands behind other bytes and begins with `content`; `vtables` may lie in either."""
 
-    def __init__(self, vtables: Mapping[bytes, int]) -> None:
+    def __init__(self, content: bytes, vtables: Mapping[bytes, int]) -> None:
         super().__init__(b"")
-        self.out = bytearray()
+        self.out = bytearray(content)
         self._vtables = dict(vtables)

@@ -227,10 +227,20 @@ def update_table(update: Update) -> dict[str, Any]:
 class UpdateLog(Sequence[Update]):
     """Entries, newest first: `fresh` ones, then those at `positions` of a buffer. Never changes."""
 
-    def __init__(self, doc: Document, positions: Positions, fresh: tuple[Update, ...] = ()) -> None:
+    def __init__(
+        self, doc: Document, positions: Positions, fresh: tuple[Update, ...] = (), newest: Update | None = None
+    ) -> None:
         self.doc = doc
         self.positions = positions
         self.fresh = fresh
+        self._newest = fresh[0] if fresh else newest
+
+    @property
+    def newest(self) -> Update | None:
+        """The first entry, which is looked at most; None of an empty log."""
+        if self._newest is None and len(self):
+            self._newest = self._at(0)
+        return self._newest
 
     def __len__(self) -> int:
         return len(self.fresh) + len(self.positions)
@@ -245,6 +255,9 @@ class UpdateLog(Sequence[Update]):
         place = index + len(self) if index < 0 else index
         if not 0 <= place < len(self):
             raise IndexError(index)
+        return self._at(place) if place or self.newest is None else self.newest
+
+    def _at(self, place: int) -> Update:
         if place < len(self.fresh):
             return self.fresh[place]
         return read_update(TableView(self.doc, UPDATE, int(self.positions[place - len(self.fresh)])))
@@ -266,8 +279,8 @@ class UpdateLog(Sequence[Update]):
         """
         fresh = self.fresh
         positions = self.positions
-        if len(self):
-            newest = self[0]
+        newest = self.newest
+        if newest is not None:
             if at <= newest.at:
                 raise InternalError(f"invalid update timestamp: {at} is not later than {newest.at}, the last update")
             older = fresh[1:] if fresh else ()

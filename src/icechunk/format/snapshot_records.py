@@ -54,10 +54,23 @@ class SnapshotRecord:
 class SnapshotTable:
     """Columns by row, sorted by id. Positions are 0 where a field is absent, and in the rows of `fresh` records.
 
-    A table never changes. Records are read one by one until many were asked for, then all in one pass.
+    A table never changes. Records are read one by one until many were asked for, then all in one pass; `recent` ones need
+    not be read, because they were just written.
     """
 
-    __slots__ = ("_all", "_asked", "doc", "fresh", "ids", "messages", "metadata", "parents", "pruned", "times")
+    __slots__ = (
+        "_all",
+        "_asked",
+        "doc",
+        "fresh",
+        "ids",
+        "messages",
+        "metadata",
+        "parents",
+        "pruned",
+        "recent",
+        "times",
+    )
 
     def __init__(
         self,
@@ -69,6 +82,7 @@ class SnapshotTable:
         metadata: Positions,
         pruned: Positions,
         fresh: Mapping[bytes, SnapshotRecord],
+        recent: Mapping[bytes, SnapshotRecord] | None = None,
     ) -> None:
         self.doc = doc
         self.ids = ids
@@ -78,6 +92,7 @@ class SnapshotTable:
         self.metadata = metadata
         self.pruned = pruned
         self.fresh = fresh
+        self.recent = {} if recent is None else recent
         self._asked = 0
         self._all: _AllRecords | None = None
 
@@ -141,7 +156,7 @@ class SnapshotTable:
     def record(self, row: int) -> SnapshotRecord:
         """The record of a row."""
         snapshot_id = self.id(row)
-        known = self.fresh.get(snapshot_id)
+        known = self.fresh.get(snapshot_id) or self.recent.get(snapshot_id)
         if known is not None:
             return known
         self._asked += 1
