@@ -6,10 +6,10 @@ tags, tells history, and keeps house. Each verb is written once, as a coroutine;
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from icechunk._driver import blocking, blocking_classmethod, blocking_staticmethod, concurrent_map, gather
 from icechunk.ancestry_graph import AncestryGraph, ancestry_graph
@@ -36,6 +36,7 @@ from icechunk.info import (
 )
 from icechunk.iterators import AsyncCloseableIterator
 from icechunk.maintenance import Maintenance
+from icechunk.ops.id_set import as_ids, format_names
 from icechunk.rebase import log_ids
 from icechunk.refs import create_refs, find_spec, open_refs
 from icechunk.session import Session
@@ -58,6 +59,8 @@ __all__ = [  # Repository, and the names that annotations of others import from 
 ]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MANY = 16
+"""Ids from which on it is faster to write them as text all at once."""
 
 
 def __getattr__(name: str) -> Any:
@@ -503,7 +506,7 @@ class Repository(Maintenance, Shown):
     ) -> AsyncCloseableIterator[SnapshotInfo]:
         """A snapshot and all its parents, newest first, for `for` or `async for`."""
         tip = self._resolve_now(branch, tag, snapshot_id)
-        return AsyncCloseableIterator(self._ancestry(tip))
+        return AsyncCloseableIterator.of_batches(self._ancestry(tip))
 
     def async_ancestry(
         self, *, branch: str | None = None, tag: str | None = None, snapshot_id: str | None = None
@@ -511,7 +514,7 @@ class Repository(Maintenance, Shown):
         """The same as `ancestry`, looking the ref up when the iteration begins."""
         if sum(given is not None for given in (branch, tag, snapshot_id)) != 1:
             raise ValueError("Must provide one of branch, tag, or snapshot_id")
-        return AsyncCloseableIterator(self._ancestry_of(branch, tag, snapshot_id))
+        return AsyncCloseableIterator.of_batches(self._ancestry_of(branch, tag, snapshot_id))
 
     async def _resolve_now_async(self, branch: str | None, tag: str | None, snapshot_id: str | None) -> bytes:
         return await self._resolve(branch, tag, snapshot_id)
@@ -520,13 +523,13 @@ class Repository(Maintenance, Shown):
 
     async def _ancestry_of(
         self, branch: str | None, tag: str | None, snapshot_id: str | None
-    ) -> AsyncIterator[SnapshotInfo]:
-        async for info in self._ancestry(await self._resolve(branch, tag, snapshot_id)):
-            yield info
+    ) -> AsyncIterator[Sequence[SnapshotInfo]]:
+        async for infos in self._ancestry(await self._resolve(branch, tag, snapshot_id)):
+            yield infos
 
-    async def _ancestry(self, tip: bytes) -> AsyncIterator[SnapshotInfo]:
-        async for record in self._core.refs.ancestry(tip, revalidate=False):
-            yield info_of(record)
+    async def _ancestry(self, tip: bytes) -> AsyncIterator[Sequence[SnapshotInfo]]:
+        async for records in self._core.refs.ancestry_batches(tip):
+            yield infos_of(records)
 
     async def ancestry_graph_async(
         self,
@@ -641,10 +644,18 @@ def microseconds(time: datetime) -> int:
 
 def info_of(record: SnapshotRecord) -> SnapshotInfo:
     """What users see of a snapshot."""
-    return SnapshotInfo(
-        id=format_id(record.id),
-        parent_id=None if record.parent_id is None else format_id(record.parent_id),
-        written_at=_EPOCH + timedelta(microseconds=record.flushed_at),
-        message=record.message,
-        metadata=record.metadata,
-    )
+    return _info(record, format_id(record.id), None if record.parent_id is None else format_id(record.parent_id))
+
+
+def infos_of(records: Sequence[SnapshotRecord]) -> list[SnapshotInfo]:
+    """What users see of snapshots, each of which is the parent of the one before it."""
+    if len(records) < _MANY:
+        return [info_of(record) for record in records]
+    names: list[str | None] = [*format_names(as_ids([record.id for record in records]))]
+    last = records[-1].parent_id
+    names.append(None if last is None else format_id(last))
+    return [_info(*parts) for parts in zip(records, cast(list[str], names), names[1:], strict=False)]
+
+
+def _info(record: SnapshotRecord, name: str, parent: str | None) -> SnapshotInfo:
+    return SnapshotInfo(name, parent, _EPOCH + timedelta(0, 0, record.flushed_at), record.message, record.metadata)

@@ -185,8 +185,10 @@ class SnapshotTable:
     def ancestry(self, row: int) -> Iterator[SnapshotRecord]:
         """The record of a row, that of its parent, and so on to a root."""
         parents = self.parents.tolist()
+        fresh = len(self.fresh)
         for _ in range(len(parents)):
-            yield self.record(row)
+            # what is not fresh comes from the columns directly, once they are there
+            yield self.record(row) if fresh or self._all is None else self._all.record(row)
             row = parents[row]
             if row < 0:
                 return

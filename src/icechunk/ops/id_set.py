@@ -23,6 +23,9 @@ _TEXT_SIZE = 20
 _ALPHABET = np.frombuffer(b"0123456789ABCDEFGHJKMNPQRSTVWXYZ", np.uint8)
 _INVALID = 255
 _VALUES = np.full(256, _INVALID, np.uint8)
+_FIRST_BYTE = 5 * np.arange(_TEXT_SIZE) // 8
+"""The byte in which each character's five bits begin; they may end in the next one."""
+_SHIFT = (11 - 5 * np.arange(_TEXT_SIZE) % 8).astype(np.uint16)
 _VALUES[_ALPHABET] = np.arange(32, dtype=np.uint8)
 
 
@@ -45,12 +48,10 @@ def parse_names(names: Iterable[str]) -> tuple[Ids, Mask]:
 
 def format_names(ids: Ids) -> list[str]:
     """The text form of every id."""
-    bits = np.unpackbits(ids, axis=1)
-    padded = np.zeros((len(ids), 8 * _TEXT_SIZE), np.uint8).reshape(len(ids), _TEXT_SIZE, 8)
-    filled = np.zeros((len(ids), 5 * _TEXT_SIZE), np.uint8)
-    filled[:, : bits.shape[1]] = bits
-    padded[:, :, 3:] = filled.reshape(len(ids), _TEXT_SIZE, 5)
-    text = _ALPHABET[np.packbits(padded, axis=2)[:, :, 0]].tobytes().decode()
+    padded = np.zeros((len(ids), OBJECT_ID_SIZE + 1), np.uint16)
+    padded[:, :-1] = ids
+    pairs = padded[:, _FIRST_BYTE] << 8 | padded[:, _FIRST_BYTE + 1]
+    text = _ALPHABET[pairs >> _SHIFT & 31].tobytes().decode("ascii")
     return [text[start : start + _TEXT_SIZE] for start in range(0, len(text), _TEXT_SIZE)]
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, Protocol, Self
@@ -330,13 +330,14 @@ class RefStore(ABC):
         """As `snapshot_record`, from what is stored now: an expiration may have given the snapshot another parent."""
         return await self.snapshot_record(snapshot_id)
 
-    async def current_record(self, snapshot_id: bytes) -> SnapshotRecord:
-        """As `snapshot_record`, from what is stored now: an expiration may have given the snapshot another parent."""
-        return await self.snapshot_record(snapshot_id)
-
     @abstractmethod
     def ancestry(self, snapshot_id: bytes, *, revalidate: bool = True) -> AsyncIterator[SnapshotRecord]:
         """A snapshot and its parents, newest first, to the root."""
+
+    async def ancestry_batches(self, snapshot_id: bytes) -> AsyncIterator[Sequence[SnapshotRecord]]:
+        """As `ancestry` without revalidating, several at a time where they are all at hand."""
+        async for record in self.ancestry(snapshot_id, revalidate=False):
+            yield (record,)
 
     async def find_as_of(self, branch: str, at: int) -> bytes:
         """The newest snapshot of a branch that was written at `at` or before; raises `SnapshotNotFoundError`."""

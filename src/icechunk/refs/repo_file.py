@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -86,6 +86,8 @@ if TYPE_CHECKING:
     from icechunk.config import RepositoryConfig
 
 OVERWRITTEN = "overwritten/"
+_LARGEST_BATCH = 256
+"""Records that an ancestry hands over at once."""
 
 FLAGS = {"create_tag": (4, True), "move_node": (3, True), "delete_tag": (5, True)}
 """Switches by name: their number, and whether they are on by default."""
@@ -327,6 +329,21 @@ class RepoFile(RefStore):
         info = await self._info_with(snapshot_id, revalidate=revalidate)
         for record in info.ancestry(_known(info, snapshot_id)):
             yield record
+
+    async def ancestry_batches(self, snapshot_id: bytes) -> AsyncIterator[Sequence[SnapshotRecord]]:
+        info = await self._info_with(snapshot_id, revalidate=False)
+        records = info.ancestry(_known(info, snapshot_id))
+        width, batch = 1, list(itertools.islice(records, 1))
+        while batch:
+            yield batch
+            width, batch = min(2 * width, _LARGEST_BATCH), []
+            try:
+                for record in itertools.islice(records, width):
+                    batch.append(record)  # those before a damaged one are good
+            except FormatError:
+                if batch:
+                    yield batch
+                raise
 
     async def _info_with(self, snapshot_id: bytes, *, revalidate: bool) -> RepoInfo:
         info = await self.info(revalidate=revalidate)
