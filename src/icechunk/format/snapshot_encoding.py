@@ -23,20 +23,18 @@ import numpy.typing as npt
 
 from icechunk.errors import InternalError
 from icechunk.flatbuf.builder import Builder, Slots
-from icechunk.flatbuf.columns import Spots, element_positions
+from icechunk.flatbuf.columns import element_positions
 from icechunk.format.envelope import FileType, seal
 from icechunk.format.ids import INITIAL_SNAPSHOT_ID
 from icechunk.format.landmark import ALIGN, EVERYTHING, LANDMARK_SIZE, Landmark, read_landmark, write_landmark
 from icechunk.format.manifest_files import MANIFEST_FILE_STRUCT, ManifestFile
 from icechunk.format.node_writer import NodeWriter, is_vtable_block
 from icechunk.format.schemas import (
-    ARRAY_NODE,
     FILE_IDENTIFIER,
-    NODE_SNAPSHOT,
     SNAPSHOT,
 )
 from icechunk.format.segments import GAP, SEGMENT_SIZE, Segmentation, SegmentedPayload
-from icechunk.format.snapshot_few import BEARABLE, FILE_SIZE, splice_few
+from icechunk.format.snapshot_few import BEARABLE, FILE_SIZE, are_few, splice_few
 from icechunk.format.snapshot_nodes import Node, SnapshotDocument
 from icechunk.format.values import items_of
 
@@ -78,9 +76,9 @@ def encode_snapshot(
     files = {file.id: file for file in add_manifests}
     plan = None
     if base is not None and base.spec == spec:
-        few = None if segmented else splice_few(base, changes, files, drop_manifests, spec)
-        if few is not None:
-            plan = _Plan(*few)
+        if not segmented and are_few(base, changes, spec):
+            few = splice_few(base, changes, files, drop_manifests, spec)
+            plan = None if few is None else _Plan(*few)
         else:
             plan = _spliced(base, changes, files, frozenset(drop_manifests), spec, segmented)
     if plan is None:
@@ -265,7 +263,7 @@ def _spliced(
     files = _FileList(base, added, dropped, spec)
     replaced = len(base) - int(keep.sum())
     dead = old.dead + replaced * (old.size // max(len(base), 1)) + FILE_SIZE * len(dropped)
-    if dead > max(old.size // 4, BEARABLE) and not _has_unknown_fields(base):
+    if dead > max(old.size // 4, BEARABLE) and not base.table.has_unknown_fields():
         return None
 
     writer = NodeWriter(spec, SEGMENT_SIZE if segmented else None, old.block)
@@ -398,17 +396,3 @@ class _FileList:
         rows = np.zeros(len(self._rows), MANIFEST_FILE_STRUCT)
         rows["id"], rows["size"], rows["count"] = ids[self._rows].view("V12"), sizes[self._rows], counts[self._rows]
         return np.insert(rows, self._places, _structs(self.written)).tobytes()
-
-
-def _has_unknown_fields(base: Snapshot) -> bool:
-    """Whether nodes have fields that only newer versions know, and that writing them anew would lose."""
-    doc, table = base.table.doc, base.table.columns()
-    positions = table.positions
-    if not len(positions):
-        return False
-    _, data = table.union("node_data")
-    for places, known in ((positions, NODE_SNAPSHOT.slots), (data, ARRAY_NODE.slots)):
-        vtables = np.unique(places - Spots(doc, places).read(0, "<i4", "NodeSnapshot"))
-        if int(Spots(doc, vtables).read(0, "<u2", "NodeSnapshot").max()) > 4 + 2 * known:
-            return True
-    return False

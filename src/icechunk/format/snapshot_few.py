@@ -47,6 +47,16 @@ class Splice(NamedTuple):
     vtables: int | None
 
 
+def are_few(base: Snapshot, changes: Mapping[str, Node | None], spec: int) -> bool:
+    """Whether a snapshot and what changes in it are small enough for `splice_few`, and whole."""
+    doc, table, tables = base.table.doc, base.table, base.files.tables
+    if doc.payload is not None or max(len(table), len(base.files)) > FEW or len(changes) > _MAX_CHANGES:
+        return False
+    if spec > 1 and tables is None:
+        return False
+    return all(max(_targets(vector), default=0) < doc.size for vector in (table.vector, tables) if vector is not None)
+
+
 def splice_few(
     base: Snapshot,
     changes: Mapping[str, Node | None],
@@ -54,16 +64,10 @@ def splice_few(
     dropped: Collection[bytes],
     spec: int,
 ) -> Splice | None:
-    """The old body and the changed nodes; None where this is better done by columns, or too much of it would be dead."""
+    """The old body and the changed nodes; None where it is better to write everything anew."""
     doc, table, tables = base.table.doc, base.table, base.files.tables
-    if doc.payload is not None or max(len(table), len(base.files)) > FEW or len(changes) > _MAX_CHANGES:
-        return None
-    if spec > 1 and tables is None:
-        return None
     begin, dead, vtables = read_landmark(doc.buf)
     nodes, files = _targets(table.vector), _targets(tables) if tables is not None else []
-    if max(nodes, default=0) >= doc.size or max(files, default=0) >= doc.size:
-        return None
     if min(nodes, default=begin) < begin or min(files, default=begin) < begin:
         begin, dead, vtables = EVERYTHING
     if vtables is not None and not is_vtable_block(doc.buf, begin + vtables):
@@ -73,7 +77,7 @@ def splice_few(
     size = doc.size - begin
     replaced = sum(high - low for low, high in rows)
     dead += replaced * (size // max(len(nodes), 1)) + FILE_SIZE * len(dropped)
-    if dead > max(size // 4, BEARABLE):
+    if dead > max(size // 4, BEARABLE) and not table.has_unknown_fields():
         return None
 
     padding = bytes(-size % ALIGN)

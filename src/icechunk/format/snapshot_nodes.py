@@ -19,7 +19,7 @@ import numpy.typing as npt
 import zstandard
 
 from icechunk.errors import ErrorKind, FormatError
-from icechunk.flatbuf.columns import Positions, TableColumns, element_positions, vector_counts
+from icechunk.flatbuf.columns import Positions, Spots, TableColumns, element_positions, vector_counts
 from icechunk.flatbuf.reader import Document, TableView, VectorView
 from icechunk.format.nested_columns import nested_tables, read_names
 from icechunk.format.schemas import (
@@ -366,6 +366,18 @@ class NodeTable:
         rows = np.flatnonzero(codes == NODE_ARRAY)
         targets = TableColumns(self.doc, ARRAY_NODE, tables[rows]).targets("manifests")
         return rows, vector_counts(self.doc, targets, 4, "ArrayNodeData.manifests"), targets
+
+    def has_unknown_fields(self) -> bool:
+        """Whether nodes have fields that only newer versions know, and that writing them anew would lose."""
+        positions = self.columns().positions
+        if not len(positions):
+            return False
+        _, data = self.columns().union("node_data")
+        for places, known in ((positions, NODE_SNAPSHOT.slots), (data, ARRAY_NODE.slots)):
+            vtables = np.unique(places - Spots(self.doc, places).read(0, "<i4", "NodeSnapshot"))
+            if int(Spots(self.doc, vtables).read(0, "<u2", "NodeSnapshot").max()) > 4 + 2 * known:
+                return True
+        return False
 
     def columns(self) -> TableColumns:
         """The fields of all rows."""
