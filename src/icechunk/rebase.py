@@ -7,6 +7,8 @@ the commits are gone through one by one, oldest first, and the solver is asked.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from icechunk._driver import concurrent_map
 from icechunk.change_set import ChangeSet
 from icechunk.conflicts import ConflictDetector, ConflictSolver
@@ -36,6 +38,9 @@ async def rebase(workspace: Workspace, refs: RefStore, branch: str, solver: Conf
     for (owner, _), log in zip(log_ids(missed, base_id), logs, strict=True):
         steps[owner].append(log)
     base = await workspace.load()
+    if not refs.registers_snapshots and not len(base):
+        logs[0] = _made_all(logs[0], await workspace.assets.snapshot(missed[0].id))
+        steps[missed[0].id][0] = logs[0]
     tip = await workspace.assets.snapshot(tip_id)
     changes = _without_conflict(workspace.change_set, logs, base, tip)
     if changes is not None:
@@ -50,6 +55,17 @@ async def rebase(workspace: Workspace, refs: RefStore, branch: str, solver: Conf
                 raise RebaseFailedError(format_id(snapshot_id), resolution.conflicts)
             ours = resolution.change_set
         workspace.rebase_onto(after, ours)
+
+
+def _made_all(log: TransactionLog, snapshot: Snapshot) -> TransactionLog:
+    """The log of the first commit on an empty base, with every node of its snapshot as new.
+
+    Where expiration leaves no trace of what it cut out, that may have been made by commits in between.
+    """
+    nodes = list(snapshot.nodes())
+    groups = frozenset(node.id for node in nodes if not node.is_array)
+    arrays = frozenset(node.id for node in nodes if node.is_array)
+    return replace(log, new_groups=log.new_groups | groups, new_arrays=log.new_arrays | arrays)
 
 
 def _without_conflict(ours: ChangeSet, logs: list[TransactionLog], base: Snapshot, tip: Snapshot) -> ChangeSet | None:

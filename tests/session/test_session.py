@@ -256,6 +256,22 @@ def test_metadata_updates_do_not_bring_back_old_chunks(repo):
     assert get(store, "a/c/0/0") == b"theirs" and b'"x": 1' in get(store, "a/zarr.json")
 
 
+def test_what_was_made_by_commits_that_expired_is_in_the_way(repo):
+    session = write(repo, nodes=[("a", array_json()), ("b/c", group_json())])
+    free = write(repo, nodes=[("c", array_json())])
+    write(repo, nodes=[("a", array_json()), ("b", array_json())]).commit("nodes")
+    for number in range(2):
+        write(repo, chunks=[(f"a/c/0/{number}", b"theirs")]).commit(f"{number}")
+    repo.expire_snapshots(datetime.now(UTC))
+    with pytest.raises(icechunk.RebaseFailedError) as caught:
+        session.commit("ours", rebase_with=icechunk.ConflictDetector())
+    assert [conflict.path for conflict in caught.value.conflicts] == ["/a", "/b"]
+    session.discard_changes()
+    free.commit("free", rebase_with=icechunk.ConflictDetector())
+    store = repo.readonly_session("main").store
+    assert get(store, "a/c/0/1") == b"theirs" and get(store, "c/zarr.json") is not None
+
+
 def test_rebase_needs_a_solver_and_a_branch(repo):
     with_array(repo)
     with pytest.raises(TypeError):
