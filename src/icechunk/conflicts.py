@@ -350,11 +350,18 @@ def _double_chunks(log: TransactionLog, ours: ChangeSet) -> Iterator[Conflict]:
             yield Conflict(ConflictType.ChunkDoubleUpdate, edits.path, both, _node_id=node_id)
 
 
+_FEW = 32
+"""Coordinates up to which a set of tuples is faster than columns."""
+
+
 def common_coords(edits: ChunkEdits, theirs: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
     """The coordinates of `edits` that are also among `theirs`, sorted."""
     ours = edits.coords()
     if not len(ours) or not len(theirs) or ours.shape[1] != theirs.shape[1]:
         return ours[:0]
+    if len(ours) + len(theirs) <= _FEW:
+        known = set(map(tuple, theirs.tolist()))
+        return ours[[row for row, coords in enumerate(ours.tolist()) if tuple(coords) in known]]
     our_keys, their_keys = joint_keys(ours, theirs)
     return ours[rows_in(our_keys, their_keys)]
 
