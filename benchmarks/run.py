@@ -45,7 +45,9 @@ class Engine:
 
     def obey(self, **order: object) -> dict[str, float]:
         if self._process is None:
-            environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+            # without a cache of bytecode every import would compile: that is not the question
+            unwanted = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
+            environment = {key: value for key, value in os.environ.items() if key not in unwanted}
             if self.name.startswith("ours"):
                 environment["PYTHONPATH"] = str(ROOT / "src")
             self._process = subprocess.Popen(
