@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from icechunk.assets import Assets, AssetSettings
 from icechunk.commit import CommitWriter
@@ -67,13 +68,19 @@ class RepositoryCore:
         self.authorized = dict(authorized)
         self.default_metadata = dict(default_metadata or {})
         self.virtual_policy = virtual_policy or VirtualPolicy()
-        self.effective: EffectiveConfig = config.effective(base_storage.default_settings())
+        self.effective: EffectiveConfig = effective_config(config, base_storage)
         if refs is not None:
             self.__dict__["refs"] = refs
 
     def __reduce__(self) -> tuple[Any, ...]:
         plain = (self.base_storage, self.config, self.spec, self.authorized, self.default_metadata)
         return RepositoryCore, (*plain, None, self.virtual_policy)
+
+    def at(self, refs: RefStore) -> RepositoryCore:
+        """This core, once it is known which refs are there; they were opened under its settings."""
+        self.spec = refs.spec
+        self.__dict__["refs"] = refs
+        return self
 
     def with_config(
         self,
@@ -145,6 +152,23 @@ class RepositoryCore:
     def _edges(self, node: Node) -> tuple[tuple[int, ...], ...]:
         grid = tuple(dimension.chunks for dimension in node.shape)
         return split_edges(node.path, grid, node.dimension_names, self.effective.splitting)
+
+
+_UNSET: WeakKeyDictionary[Storage, EffectiveConfig] = WeakKeyDictionary()
+"""What takes effect on a storage where nothing is configured: it is asked for at every opening, and always the same."""
+
+
+def effective_config(config: RepositoryConfig, storage: Storage) -> EffectiveConfig:
+    """The settings as they take effect on this storage."""
+    if config != _NOTHING:
+        return config.effective(storage.default_settings())
+    known = _UNSET.get(storage)
+    if known is None:
+        known = _UNSET[storage] = _NOTHING.effective(storage.default_settings())
+    return known
+
+
+_NOTHING = RepositoryConfig()
 
 
 def asset_settings(config: EffectiveConfig) -> AssetSettings:

@@ -231,9 +231,12 @@ class Repository(Maintenance, Shown):
         if refs is None:
             return None
         stored = await refs.load_config()
-        merged = before.config if stored is None else stored.merge(before.config)
-        core = RepositoryCore(storage, merged, refs.spec, before.authorized, refs=refs, virtual_policy=policy)
-        refs.rebind(ref_context(core.storage, core.assets, core.effective))
+        if stored is None:
+            core = before.at(refs)
+        else:
+            merged = stored.merge(before.config)
+            core = RepositoryCore(storage, merged, refs.spec, before.authorized, refs=refs, virtual_policy=policy)
+            refs.rebind(ref_context(core.storage, core.assets, core.effective))
         if core.effective.virtual_chunk_containers:
             report_unauthorized(core.virtual.unauthorized(), core.virtual.strays())
         return cls._of(core, attribution)
