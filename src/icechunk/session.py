@@ -116,6 +116,7 @@ class Session:
                 "mode": workspace.mode.value,
                 "changes": workspace.change_set.copy(),
                 "first_chunks": list(workspace.first_chunks),
+                "since": workspace.since,
             }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -126,7 +127,7 @@ class Session:
             is_fork=self._is_fork,
             change_set=state["changes"],
         )
-        workspace.first_chunks = list(state["first_chunks"])
+        workspace.first_chunks, workspace.since = state["first_chunks"], state["since"]
         # a fork's changes belong to whoever merges them; a copy that is dropped loses nothing
         workspace.handed_on = True
         self.__init__(workspace, state["core"])  # type: ignore[misc]
@@ -568,6 +569,7 @@ class Session:
             )
             snapshot_id = draft.record.id
         fork = new_workspace(self._core, snapshot_id, Mode.EDIT, is_fork=True)
+        fork.since = workspace.since
         return ForkSession(fork, self._core)
 
     fork = blocking(fork_async)

@@ -273,6 +273,8 @@ class Workspace:
         with self.lock:
             overlaps = merge_changes(self._editable_view(), other.change_set, known=known)
             self.first_chunks += other.first_chunks
+            if other.since is not None and self.since is not None:
+                self.since = min(self.since, other.since)
             other.handed_on = True
         return overlaps
 

@@ -1,5 +1,6 @@
 """Sessions that were open while a collection ran, some of them for longer than its limit allows."""
 
+import pickle
 from datetime import timedelta
 
 import pytest
@@ -95,6 +96,17 @@ def test_chunks_of_a_fork_count(repo, clock):
     session.merge(fork)
     with pytest.raises(icechunk.SessionStateError, match="garbage collection"):
         session.commit("both")
+
+
+@pytest.mark.filterwarnings("ignore::icechunk.UncommittedChangesWarning")
+def test_chunks_of_a_fork_of_an_older_session_count(repo, clock):
+    fork = repo.writable_session("main").fork()
+    put(fork.store, "a/c/0/0", big(1))
+    assert collect(repo, clock, NEVER) == 1
+    session = repo.writable_session("main")
+    session.merge(pickle.loads(pickle.dumps(fork)))
+    with pytest.raises(icechunk.SessionStateError, match="garbage collection"):
+        session.commit("late")
 
 
 def test_small_changes_have_nothing_to_lose(repo, clock):
