@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from icechunk._driver import run
 from icechunk.assets import Assets
 from icechunk.change_set import ChunkEdits

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
-import zarr
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.format.snapshot import DimensionShape, Node
 from icechunk.zarr_metadata import (

@@ -194,12 +194,8 @@ def gcs_credentials(
     )
     if anonymous:
         return gcs_anonymous_credentials()
-    if (
-        (from_env
-        and (has_static or get_credentials is not None))
-        or (from_env is False
-        and not has_static
-        and get_credentials is None)
+    if (from_env and (has_static or get_credentials is not None)) or (
+        from_env is False and not has_static and get_credentials is None
     ):
         raise ValueError(
             "Conflicting arguments to gcs_credentials function: give exactly one of from_env=True, anonymous=True, "
