@@ -11,6 +11,7 @@ import json
 from typing import Any
 
 import pytest
+import zarr
 from hypothesis import HealthCheck, assume, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule, run_state_machine_as_test
@@ -22,7 +23,6 @@ from zarr.testing.stateful import SyncStoreWrapper, ZarrHierarchyStateMachine, Z
 from zarr.testing.strategies import chunk_paths
 
 import icechunk
-import zarr
 
 RUNS = settings(
     deadline=None,
