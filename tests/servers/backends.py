@@ -210,8 +210,3 @@ def start_nginx(directory: Path) -> Iterator[tuple[str, Path]]:
     command = [program, "-e", str(directory / "error.log"), "-c", str(directory / "nginx.conf")]
     with running(command, directory, lambda: answers(port)):
         yield f"http://127.0.0.1:{port}", root
-
-
-DEFAULT = {"ministack": start_ministack, "azurite": start_azurite, "fake-gcs": start_fake_gcs}
-SLOW = {"seaweedfs": start_seaweedfs}
-STARTERS = {**DEFAULT, **SLOW}

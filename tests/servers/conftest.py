@@ -10,9 +10,23 @@ import pytest
 
 pytest.importorskip("obstore")
 
-from tests.servers.backends import DEFAULT, STARTERS, Backend, start_nginx
+from tests.servers.backends import (
+    Backend,
+    start_azurite,
+    start_fake_gcs,
+    start_ministack,
+    start_nginx,
+    start_seaweedfs,
+)
+from tests.servers.ceph import start_ceph
+from tests.servers.swift import start_swift
 
 Start = Callable[[str], Backend]
+
+DEFAULT = {"ministack": start_ministack, "azurite": start_azurite, "fake-gcs": start_fake_gcs}
+SLOW = {"seaweedfs": start_seaweedfs, "ceph": start_ceph}
+WITHOUT_CONDITIONS = {"swift": start_swift}
+STARTERS = {**DEFAULT, **SLOW, **WITHOUT_CONDITIONS}
 
 
 @pytest.fixture(scope="session")
@@ -36,8 +50,8 @@ def start_backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
 
 
 def backends() -> list[object]:
-    """The names of all stores, as parameters; those that are heavy to start are for slow runs."""
-    return [name if name in DEFAULT else pytest.param(name, marks=pytest.mark.slow) for name in STARTERS]
+    """The names of all stores that know conditions, as parameters; those that are heavy to start are for slow runs."""
+    return [*DEFAULT, *[pytest.param(name, marks=pytest.mark.slow) for name in SLOW]]
 
 
 @pytest.fixture(params=backends())

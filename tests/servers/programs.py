@@ -100,3 +100,10 @@ def must(port: int, verb: str, path: str, body: bytes = b"", headers: dict[str, 
     """A request that succeeds."""
     status, text = ask(port, verb, path, body, headers)
     assert status in (200, 201), (verb, path, status, text)
+
+
+def listens(port: int) -> bool:
+    """Whether something accepts connections there."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False

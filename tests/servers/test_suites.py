@@ -47,3 +47,23 @@ class TestSeaweedFS(StorageSuite):
     @pytest.fixture
     def storage(self, start_backend: Start) -> Storage:
         return start_backend("seaweedfs").storage()
+
+
+@pytest.mark.slow
+class TestCeph(StorageSuite):
+    odd_names: ClassVar[tuple[str, ...]] = NAMES_ON_S3
+
+    @pytest.fixture
+    def storage(self, start_backend: Start) -> Storage:
+        return start_backend("ceph").storage()
+
+
+@pytest.mark.slow
+class TestSwift(StorageSuite):
+    conditional = False
+    many = 50  # it is slow
+    odd_names: ClassVar[tuple[str, ...]] = NAMES_ON_S3
+
+    @pytest.fixture
+    def storage(self, start_backend: Start) -> Storage:
+        return start_backend("swift").storage()
