@@ -303,8 +303,11 @@ class LocalFiles:
         def read() -> tuple[Buffer, str | None, float | None]:
             with open(path, "rb") as file:
                 status = os.fstat(file.fileno())
+                end = min(stop, status.st_size)  # a reference may claim any length, and reading makes room for it
+                if start >= end:
+                    return b"", file_etag(status), status.st_mtime
                 file.seek(start)
-                return file.read(stop - start), file_etag(status), status.st_mtime
+                return file.read(end - start), file_etag(status), status.st_mtime
 
         return read() if is_blocking() or stop - start < _OFFLOAD_BYTES else await offload(read)
 

@@ -38,6 +38,7 @@ from icechunk.format.repo_info import (
 from icechunk.format.schemas import CHUNK_REF, MANIFEST
 from icechunk.format.snapshot import Node, Snapshot
 from icechunk.format.transaction_log import TransactionLog
+from icechunk.history import union_coords
 from icechunk.ops.times import as_datetime
 from icechunk.refs.base import RefStore
 from icechunk.refs.repo_file import AVAILABILITY
@@ -185,7 +186,7 @@ def _chunks_view(logs: Sequence[TransactionLog]) -> list[View]:
         for node_id, chunks in log.updated_chunks.items():
             coords.setdefault(node_id, []).append(chunks)
     return [
-        {"node_id": format_id(node_id), "chunks": np.unique(np.concatenate(coords[node_id]), axis=0).tolist()}
+        {"node_id": format_id(node_id), "chunks": union_coords(coords[node_id]).tolist()}
         for node_id in sorted(coords)
     ]
 
