@@ -12,9 +12,12 @@ from icechunk.repository import Repository
 from icechunk.storage.base import Storage
 
 
-async def assert_whole(storage: Storage) -> Repository:
-    """Everything that a branch or tag reaches can be read, to the last chunk; histories are in order."""
-    repo = await Repository.open_async(storage)
+async def assert_whole(storage: Storage, repo: Repository | None = None) -> Repository:
+    """Everything that a branch or tag reaches can be read, to the last chunk; histories are in order.
+
+    `repo` is given where virtual chunks must be authorized; otherwise the repository is opened.
+    """
+    repo = await Repository.open_async(storage) if repo is None else repo
     branches = await repo.list_branches_async()
     assert "main" in branches
     tips = {await repo.lookup_branch_async(name) for name in branches}
