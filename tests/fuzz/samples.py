@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
+import random
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import icechunk
 from icechunk._driver import iterate, run
@@ -20,9 +24,16 @@ NOW = datetime(2100, 1, 1, tzinfo=UTC)
 def sample(spec: int, data: Path, *, compressed_locations: bool = False) -> MemoryStorage:
     """Groups and arrays of several ranks, chunks of every kind, manifests in pieces, branches, tags, moves, expiry.
 
-    `data` is a file for virtual chunks to point into; with `compressed_locations` their URLs are stored that way.
+    `data` is a file for virtual chunks to point into; with `compressed_locations` their URLs are stored that way. Every
+    file is the same, to the last byte, each time.
     """
-    storage = MemoryStorage()
+    ticks = itertools.count(1_700_000_000_000_000, 1000)
+    os.utime(data, (1_600_000_000, 1_600_000_000))
+    with mock.patch("os.urandom", random.Random(spec).randbytes), mock.patch("icechunk.core.now", ticks.__next__):
+        return _sample(spec, data, MemoryStorage(clock=lambda: next(ticks) / 1_000_000), compressed_locations)
+
+
+def _sample(spec: int, data: Path, storage: MemoryStorage, compressed_locations: bool) -> MemoryStorage:
     repo = icechunk.Repository.create(storage, _config(data, compressed_locations), spec_version=spec)
     first = _first(repo, data)
     repo.create_tag("first", first)

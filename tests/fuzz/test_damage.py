@@ -1,6 +1,6 @@
 """Damaged files: whatever stands in them, only an `IcechunkError` comes out, and what cannot be read is named.
 
-A repository with a bit of everything is made once for each format. One of its files is damaged, at random but from fixed
+A repository with a bit of everything, the same each time, is made for each format. One of its files is damaged, at random but from fixed
 seeds; then everything that can be done with a repository is done. Memory is bounded while that goes on, so a file that
 claims to be large ends in a failure here, not in a dead machine.
 """
@@ -73,9 +73,7 @@ def little_memory() -> Iterator[None]:
 
 
 def files(storage: MemoryStorage, kind: str) -> list[str]:
-    """The files of a kind. Their names are random, so they are put in order by their sizes, which are nearly not."""
-    found = [path for path in storage._objects if re.match(KINDS[kind], path)]
-    return sorted(found, key=lambda path: len(storage._objects[path].data))
+    return sorted(path for path in storage._objects if re.match(KINDS[kind], path))
 
 
 def with_file(storage: MemoryStorage, path: str, content: bytes) -> MemoryStorage:
