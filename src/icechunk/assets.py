@@ -7,9 +7,9 @@ through `write_snapshot`), so what was decoded once is kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from icechunk._driver import offload
 from icechunk.cache import WeightedCache
@@ -75,6 +75,9 @@ class Assets:
 
     async def snapshot(self, snapshot_id: bytes) -> Snapshot:
         """The snapshot of this id; raises `SnapshotNotFoundError`."""
+        kept = self._snapshots.get(snapshot_id)
+        if kept is not None:
+            return kept
 
         async def fetch() -> Snapshot:
             path = SNAPSHOTS + format_id(snapshot_id)
@@ -95,6 +98,9 @@ class Assets:
 
     async def manifest(self, manifest_id: bytes, size: int | None = None) -> Manifest:
         """The manifest of this id. `size` is that of its file, where the caller knows it."""
+        kept = self._manifests.get(manifest_id)
+        if kept is not None:
+            return kept
 
         async def fetch() -> Manifest:
             path = MANIFESTS + format_id(manifest_id)
@@ -115,13 +121,13 @@ class Assets:
             return await fetch()
         return await self._logs.load(snapshot_id, fetch)
 
-    async def chunk(self, ref: Native, start: int = 0, stop: int | None = None) -> Buffer:
+    def chunk(self, ref: Native, start: int = 0, stop: int | None = None) -> Coroutine[Any, Any, Buffer]:
         """The bytes `start <= i < stop` of a native chunk, all of them by default."""
-        stop = ref.length if stop is None else stop
+        end = ref.length if stop is None else stop
         if self.settings.cached_chunk_bytes:
-            key = ref.id, ref.offset + start, ref.offset + stop
-            return await self._chunks.load(key, lambda: self._fetch_chunk(ref, start, stop))
-        return await self._fetch_chunk(ref, start, stop)
+            key = ref.id, ref.offset + start, ref.offset + end
+            return self._chunks.load(key, lambda: self._fetch_chunk(ref, start, end))
+        return self._fetch_chunk(ref, start, end)
 
     async def _fetch_chunk(self, ref: Native, start: int, stop: int) -> Buffer:
         if start >= stop:

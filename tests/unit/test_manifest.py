@@ -225,7 +225,7 @@ def test_locations_repeated_in_each_reference(repeat: int, compressed: bool) -> 
 
 
 def test_lookups_go_over_to_the_table_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifest, "_PROBES_BEFORE_TABLE", 20)
+    monkeypatch.setattr(manifest, "_MIN_PROBES", 20)
     refs: Refs = {(row,): Native(bytes(12), row) for row in range(0, 200, 2)}
     found = opened(plain_file(built({NODE: refs})))
     before = found.nbytes

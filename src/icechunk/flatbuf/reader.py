@@ -47,7 +47,8 @@ class Document:
         """For the table at `pos`: where each slot lies relative to it, 0 for an absent one."""
         if not 0 < pos <= self.size - 4:
             raise self.fail(table.name, f"lies at {pos}, outside of the {self.size} bytes")
-        known = self.layout_at(table, pos - _I32(self.buf, pos)[0])
+        vtable = pos - _I32(self.buf, pos)[0]
+        known = self._vtables.get((vtable, table)) or self.layout_at(table, vtable)
         if pos + known[-1] > self.size:
             raise self.fail(table.name, f"at {pos} reaches past the end")
         return known

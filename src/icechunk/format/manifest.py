@@ -44,7 +44,9 @@ __all__ = [
     "revise_manifest",
 ]
 
-_PROBES_BEFORE_TABLE = 12_000
+_MIN_PROBES, _MAX_PROBES = 1_000, 12_000
+"""So many probes, in between those of an eighth of the references, before all are read: that costs as much."""
+
 _BYTES_PER_REF = 16
 _ZSTD = 1
 
@@ -117,10 +119,10 @@ class Manifest:
         table = self._tables.get(node_id)
         if table is not None:
             return table.find(coords)
-        array = self.array(node_id)
+        array = self._opened.get(node_id) or self.array(node_id)
         if array is None:
             return None
-        if array.probes > _PROBES_BEFORE_TABLE:
+        if array.probes > array.patience:
             return self.table(node_id).find(coords)
         row = array.row_of(coords, extents)
         return None if row < 0 else array.ref(row)
@@ -198,13 +200,14 @@ class Manifest:
 class ArrayRefs:
     """The references of one array in a manifest, looked at one by one or read as a table."""
 
-    __slots__ = ("count", "manifest", "probes", "vector")
+    __slots__ = ("count", "manifest", "patience", "probes", "vector")
 
     def __init__(self, manifest: Manifest, vector: VectorView) -> None:
         self.manifest = manifest
         self.vector = vector
         self.count = len(vector)
         self.probes = 0
+        self.patience = max(_MIN_PROBES, min(self.count // 8, _MAX_PROBES))
         if self.count * _BYTES_PER_REF > manifest.doc.size:
             raise manifest.doc.fail("ArrayManifest.refs", f"{self.count} do not fit into {manifest.doc.size} bytes")
 
