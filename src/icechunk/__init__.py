@@ -329,6 +329,7 @@ if TYPE_CHECKING:
     from icechunk.storage import (
         tigris_storage as tigris_storage,
     )
+    from icechunk.storage.doctor import UnsafeStorageWarning as UnsafeStorageWarning
     from icechunk.store import IcechunkStore as IcechunkStore
     from icechunk.types import CommitMethod as CommitMethod
     from icechunk.versions import (
@@ -394,6 +395,7 @@ _MODULES = {
     "repository": "Repository",
     "session": "ForkSession MergeOverlapWarning Session",
     "storage": "Storage azure_storage gcs_storage hf_storage http_storage in_memory_storage local_filesystem_storage r2_storage redirect_storage s3_storage tigris_storage",
+    "storage.doctor": "UnsafeStorageWarning",
     "store": "IcechunkStore",
     "types": "CommitMethod",
     "versions": "spec_version supported_spec_versions upgrade_icechunk_repository user_agent",

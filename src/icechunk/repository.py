@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from icechunk._driver import blocking, blocking_classmethod, blocking_staticmethod, concurrent_map, gather
 from icechunk.ancestry_graph import AncestryGraph, ancestry_graph
+from icechunk.assets import SNAPSHOTS
 from icechunk.config import RepositoryConfig, StorageSettings
 from icechunk.conflicts import ConflictSolver
 from icechunk.core import RepositoryCore, new_workspace, ref_context
 from icechunk.credentials import AnyCredential, check_authorization
 from icechunk.display import Card, Plain, Row, Shown
 from icechunk.errors import ErrorKind, InvalidInputError, RepositoryNotFoundError
-from icechunk.format.ids import format_id, parse_snapshot_id
+from icechunk.format.ids import INITIAL_SNAPSHOT_ID, format_id, parse_snapshot_id
 from icechunk.format.repo_info import SnapshotRecord
 from icechunk.format.values import to_json_domain
 from icechunk.history import diff_logs
@@ -41,7 +42,7 @@ from icechunk.rebase import log_ids
 from icechunk.refs import create_refs, find_spec, open_refs
 from icechunk.session import Session
 from icechunk.storage.base import Storage
-from icechunk.virtual_access import Drift, VirtualPolicy, report_unauthorized
+from icechunk.virtual_access import Drift, VirtualPolicy, report_unauthorized, warn_caller
 from icechunk.workspace import Mode
 
 if TYPE_CHECKING:
@@ -142,6 +143,15 @@ class Repository(Maintenance, Shown):
         context = ref_context(core.storage, core.assets, core.effective)
         stored = config if config is not None and config != RepositoryConfig.default() else None
         core.__dict__["refs"] = await create_refs(context, spec, config=stored, check_clean_root=check_clean_root)
+        if await core.storage.ignores_conditions(SNAPSHOTS + format_id(INITIAL_SNAPSHOT_ID)):
+            from icechunk.storage.doctor import UnsafeStorageWarning, without_conditions
+
+            warn_caller(
+                "this store ignores the conditions of writes, by which commits are kept apart: writers who commit at the "
+                f"same time would overwrite each other's work. Have it changed, or {without_conditions()}; "
+                "`storage.doctor()` tells more",
+                UnsafeStorageWarning,
+            )
         return cls._of(core, attribution)
 
     create = blocking_classmethod(create_async)

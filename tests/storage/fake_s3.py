@@ -54,6 +54,10 @@ class FakeS3:
     faults: list[tuple[str, Fault]] = field(default_factory=list)
     """The next request with this verb fails so; used up in order."""
     lock: threading.Lock = field(default_factory=threading.Lock)
+    conditions: str = "honoured"
+    """Or "ignored"; or "refused" with 501; or "of creation": those of updates are ignored."""
+    clock: float | None = None
+    """When everything was written; a day in 2023 where that is None."""
     uploads: dict[str, dict[int, bytes]] = field(default_factory=dict)
     open_now: int = 0
     open_most: int = 0
@@ -143,9 +147,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.state.uploads[query["uploadId"][0]][int(query["partNumber"][0])] = body
             return 200, b"", {"etag": '"part"'}
         found = self.state.objects.get(key)
-        if headers.get("if-none-match") == "*" and found is not None:
+        conditions = self.state.conditions
+        if conditions == "refused" and ("if-match" in headers or "if-none-match" in headers):
+            return 501, b"<Error><Code>NotImplemented</Code></Error>", {}
+        if headers.get("if-none-match") == "*" and found is not None and conditions != "ignored":
             return 412, b"<Error><Code>PreconditionFailed</Code></Error>", {}
-        wanted = headers.get("if-match")
+        wanted = headers.get("if-match") if conditions == "honoured" else None
         if wanted is not None and (found is None or found.etag.strip('"') != wanted):  # with quotes: no match, as Ceph
             return 412, b"<Error><Code>PreconditionFailed</Code></Error>", {}
         stored = self.state.objects[key] = Stored(body, headers)
@@ -175,7 +182,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         found = self.state.objects.get(key)
         if found is None:
             return 404, b"<Error><Code>NoSuchKey</Code></Error>", {}
-        out = {"etag": found.etag, "last-modified": formatdate(1_700_000_000, usegmt=True)}
+        written = 1_700_000_000 if self.state.clock is None else self.state.clock
+        out = {"etag": found.etag, "last-modified": formatdate(written, usegmt=True)}
         out |= {name: value for name, value in found.headers.items() if name.startswith("x-amz-meta-")}
         if headers.get("if-none-match") == found.etag:
             return 304, b"", out

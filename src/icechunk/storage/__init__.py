@@ -26,6 +26,7 @@ from icechunk.credentials import (
 from icechunk.info import ChunkType
 from icechunk.storage._constructors import StorageObjectInfo
 from icechunk.storage.base import Storage
+from icechunk.storage.doctor import StorageReport, UnsafeStorageWarning
 from icechunk.storage.factories import (
     azure_storage,
     gcs_storage,
@@ -52,9 +53,11 @@ __all__ = [
     "Storage",
     "StorageConcurrencySettings",
     "StorageObjectInfo",
+    "StorageReport",
     "StorageRetriesSettings",
     "StorageSettings",
     "StorageTimeoutSettings",
+    "UnsafeStorageWarning",
     "azure_credentials",
     "azure_storage",
     "azure_store",

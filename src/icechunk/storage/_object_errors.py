@@ -10,6 +10,7 @@ import re
 from types import ModuleType
 
 from icechunk.errors import ErrorKind, InvalidInputError, ObjectNotFoundError, PreconditionFailedError, StorageError
+from icechunk.storage.doctor import without_conditions
 
 _SECRETS = re.compile(
     r"(?i)\b(sig|signature|x-amz-signature|x-amz-credential|x-amz-security-token|x-goog-signature|awsaccesskeyid|token)"
@@ -105,9 +106,8 @@ def translate(error: Exception, path: str) -> Exception:
         return InvalidInputError(f"object store error: it cannot name `{path}`: {text}", ErrorKind.INVALID_PATH)
     if "501 Not Implemented" in text:
         return StorageError(
-            "object store error: this store does not know conditional writes; if only one writer is at work at a time, "
-            "set unsafe_use_conditional_create and unsafe_use_conditional_update to False in the storage settings: "
-            + text,
+            "object store error: this store does not know conditional writes, by which commits are kept apart. To use it "
+            f"all the same, {without_conditions()}; `storage.doctor()` tells more: {text}",
             ErrorKind.UNIMPLEMENTED,
         )
     if any(sign in text for sign in _BUSY):

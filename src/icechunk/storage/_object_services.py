@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 from urllib.parse import urlsplit
 
 from icechunk.config.effective import EffectiveStorage
@@ -112,6 +112,10 @@ class Place(Protocol):
     def prefix(self) -> str:
         """The directory within the store; no `/` at its ends."""
 
+    @property
+    def is_of_unknown_make(self) -> bool:
+        """Whether any software may answer there, so that what it promises is to be tried."""
+
     def client(self, settings: EffectiveStorage, purpose: Purpose) -> Any:
         """A new client."""
 
@@ -130,6 +134,10 @@ class S3Place:
     read_headers: Mapping[str, str] = field(default_factory=dict)
     write_headers: Mapping[str, str] = field(default_factory=dict)
     service: Service = S3
+
+    @property
+    def is_of_unknown_make(self) -> bool:
+        return self.options.endpoint_url is not None
 
     def client(self, settings: EffectiveStorage, purpose: Purpose) -> Any:
         import_client()
@@ -241,6 +249,7 @@ class GcsPlace:
     read_headers: Mapping[str, str] = field(default_factory=dict)
     write_headers: Mapping[str, str] = field(default_factory=dict)
     service: Service = GCS
+    is_of_unknown_make: ClassVar[bool] = False
 
     def client(self, settings: EffectiveStorage, purpose: Purpose) -> Any:
         import_client()
@@ -295,6 +304,7 @@ class AzurePlace:
     credentials: AnyAzureCredential
     config: Mapping[str, str] = field(default_factory=dict)
     service: Service = AZURE
+    is_of_unknown_make: ClassVar[bool] = False
 
     def client(self, settings: EffectiveStorage, purpose: Purpose) -> Any:
         import_client()
@@ -354,6 +364,7 @@ class HttpPlace:
     headers: Mapping[str, str] = field(default_factory=dict)
     prefix: str = ""
     service: Service = HTTP
+    is_of_unknown_make: ClassVar[bool] = False
 
     def client(self, settings: EffectiveStorage, purpose: Purpose) -> Any:
         import_client()
@@ -374,6 +385,7 @@ class GivenPlace:
 
     store: Any
     prefix: str = ""
+    is_of_unknown_make: ClassVar[bool] = False
 
     @property
     def service(self) -> Service:

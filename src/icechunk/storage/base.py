@@ -16,11 +16,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from icechunk._driver import blocking
 from icechunk.display import Card, Plain, Row, Shown
 from icechunk.storage._constructors import Constructors
 
 if TYPE_CHECKING:
     from icechunk.config import StorageSettings
+    from icechunk.storage.doctor import StorageReport
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 """What a backend takes and gives; anything with the buffer protocol and a length in bytes."""
@@ -171,6 +173,24 @@ class Storage(Constructors, Shown):
     async def modified_at(self, path: str) -> datetime | None:
         """When the object was last written by the clock of the storage, None where the backend cannot say cheaply."""
         return None
+
+    async def doctor_async(self) -> StorageReport:
+        """Try what this storage can do, with a few small objects that are deleted again; nothing that fails raises.
+
+        `print` what comes back: it says whether concurrent commits are safe here, and which settings to use.
+        """
+        from icechunk.storage.doctor import examine
+
+        return await examine(self)
+
+    doctor = blocking(doctor_async)
+
+    async def ignores_conditions(self, path: str) -> bool:
+        """Whether preconditions of writes have no effect, found out at the object at `path`, which stays as it is.
+
+        A backend that knows better does not try.
+        """
+        return False
 
     def default_settings(self) -> StorageSettings:
         """The settings this backend works best with; a repository's configuration overrides them field by field."""

@@ -57,6 +57,7 @@ from icechunk.storage.base import (
     Unchanged,
     Version,
 )
+from icechunk.storage.doctor import conditions_are_ignored
 from icechunk.storage.wrappers import read_only_failure
 
 __all__ = ["ObjectStorage", "azure", "from_obstore", "gcs", "http", "s3"]
@@ -463,6 +464,11 @@ class ObjectStorage(Storage):
         return True
 
     # --------------------------------------------------------------------------------------------------------- others
+
+    async def ignores_conditions(self, path: str) -> bool:
+        settings = self._settings
+        wanted = settings.unsafe_use_conditional_create and settings.unsafe_use_conditional_update
+        return wanted and self._place.is_of_unknown_make and await conditions_are_ignored(self, path)
 
     def default_settings(self) -> StorageSettings:
         base = StorageSettings(concurrency=StorageConcurrencySettings(18, 12 << 20), retries=StorageRetriesSettings(10))

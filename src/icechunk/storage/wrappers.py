@@ -92,6 +92,9 @@ class StorageWrapper(Storage):
     async def modified_at(self, path: str) -> datetime | None:
         return await self._inner.modified_at(path)
 
+    async def ignores_conditions(self, path: str) -> bool:
+        return await self._inner.ignores_conditions(path)
+
     def default_settings(self) -> StorageSettings:
         return self._inner.default_settings()
 
