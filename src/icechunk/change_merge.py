@@ -77,7 +77,7 @@ def _check_modified(view: NodeView, fork: ChangeSet) -> None:
         present = view.find(node.path)
         if present is None or present.id != node.id:
             clashes.append(node.path)
-    made = {node.id: node for node in fork.new_nodes.values()}
+    made = {node.id for node in fork.new_nodes.values()}
     for node_id, edits in fork.chunks.items():
         if not edits or node_id in made:
             continue
