@@ -186,8 +186,7 @@ def _chunks_view(logs: Sequence[TransactionLog]) -> list[View]:
         for node_id, chunks in log.updated_chunks.items():
             coords.setdefault(node_id, []).append(chunks)
     return [
-        {"node_id": format_id(node_id), "chunks": union_coords(coords[node_id]).tolist()}
-        for node_id in sorted(coords)
+        {"node_id": format_id(node_id), "chunks": union_coords(coords[node_id]).tolist()} for node_id in sorted(coords)
     ]
 
 
