@@ -116,6 +116,8 @@ def assert_named(walk: Walk, path: str) -> None:
 def test_the_sample_is_whole(samples: dict[int, MemoryStorage], data: Path) -> None:
     for spec, storage in samples.items():
         errors = Walk(storage.copy(), data).everything().errors
+        # the storage has a clock of its own, so that it is the same every time; a commit in format 1 notices that
+        errors = [error for error in errors if getattr(error, "kind", None) != "snapshot-timestamp"]
         # what an empty first snapshot does not have
         assert {type(error) for error in errors} <= {icechunk.NodeNotFoundError, icechunk.errors.ObjectNotFoundError}
         assert len(errors) <= 4, spec
