@@ -103,7 +103,13 @@ class RepositoryCore:
     @cached_property
     def storage(self) -> Storage:
         """The storage under the configured settings."""
-        return self.base_storage.with_settings(self.effective.storage_settings)
+        storage = self.base_storage.with_settings(self.effective.storage_settings)
+        limit = self.config.max_concurrent_requests
+        if limit is None or storage.concurrency <= 1:
+            return storage
+        from icechunk.storage.limited import LimitedStorage
+
+        return LimitedStorage(storage, max(limit, 1))
 
     @cached_property
     def assets(self) -> Assets:
