@@ -103,14 +103,17 @@ class Changes:
         return Changes(set(self.new), dict(self.deleted), set(self.updated), chunks, set(self.moved), self.settled)
 
     def merged(self, later: Changes) -> Changes:
-        """Both, one after the other, as an amended commit has them."""
+        """Both, one after the other, as an amended commit has them: what was made and deleted leaves no trace."""
         both = self.copy()
-        both.new |= later.new
-        both.deleted |= later.deleted
+        both.new = (self.new - set(later.deleted)) | later.new
+        both.deleted |= {path: node for path, node in later.deleted.items() if path not in self.new}
         both.updated |= later.updated
         for identity, coords in later.chunks.items():
             both.chunks.setdefault(identity, set()).update(coords)
         both.moved |= later.moved
+        for node in (*self.deleted.values(), *later.deleted.values()):
+            both.updated.discard(node.identity)
+            both.chunks.pop(node.identity, None)
         return both
 
 
@@ -290,19 +293,20 @@ class Model:
         tips = [*self.branches.values(), *self.tags.values()] if tips is None else tips
         return {one for tip in tips for one in self.history(tip)}
 
-    def missed(self, base: str, tip: str, spec: int) -> list[tuple[Commit, Changes]] | None:
-        """What was committed after `base` up to `tip`, oldest first; None where it cannot be told any more.
+    def missed(self, base: str, tip: str, spec: int) -> list[tuple[Commit, Commit]] | None:
+        """The commits after `base` up to `tip`, oldest first; None where that cannot be told any more.
 
-        In the newer format the logs of commits that have expired are kept, and count for the next commit that is left.
+        In the newer format the logs of commits that have expired are kept, and count for the next commit that is left,
+        which here comes before each of them.
         """
         left = set(self.history(tip))
-        found: list[tuple[Commit, Changes]] = []
+        found: list[tuple[Commit, Commit]] = []
         at: str | None = tip
         owner = self.commits[tip]
         while at is not None and at != base:
             commit = self.commits[at]
             owner = commit if at in left else owner
-            found.append((owner, commit.changes))
+            found.append((owner, commit))
             at = commit.parent if spec == 1 else commit.made_on
         return None if at is None else found[::-1]
 
@@ -312,10 +316,8 @@ class Model:
         missed = None if tip is None else self.missed(work.base, tip, spec)
         if missed is None:
             return None
-        last = [missed[-1][0]] * len(missed) if missed else []
-        return _over(work, [(end, changes) for end, (_, changes) in zip(last, missed, strict=True)], spec) or _over(
-            work, missed, spec
-        )
+        at_once = [(missed[-1][0], commit) for _, commit in missed]
+        return _over(work, at_once, spec) or _over(work, missed, spec)
 
     def expire(self, known: Iterable[str], cutoff: datetime, branches: bool, tags: bool, spec: int) -> set[str]:
         """Forget what is older than `cutoff`; returns what was forgotten."""
@@ -343,9 +345,9 @@ class Model:
         return [one for one in known if one in keep]
 
 
-def _over(work: Work, steps: Iterable[tuple[Commit, Changes]], spec: int) -> Work | None:
-    for commit, changes in steps:
-        if contradicts(work, changes, commit.tree, spec):
+def _over(work: Work, steps: Iterable[tuple[Commit, Commit]], spec: int) -> Work | None:
+    for owner, commit in steps:
+        if contradicts(work, commit.changes, owner.tree, spec):
             return None
-        work = work.rebased(commit.id, changes, commit.tree)
+        work = work.rebased(owner.id, commit.changes, owner.tree)
     return work

@@ -251,7 +251,7 @@ class RepositoryMachine(RuleBasedStateMachine):
         before, after = self.model.commits[start].tree.nodes, self.model.commits[end].tree.nodes
         alive, former = {node.identity for node in after.values()}, {node.identity for node in before.values()}
         missed = self.model.missed(start, end, self.spec)
-        if missed and not any(changes.moved or owner.lost for owner, changes in missed):
+        if missed and not any(commit.changes.moved or commit.lost for _, commit in missed):
             new = {"/" + path for path, node in after.items() if node.identity not in former}
             gone = {"/" + path for path, node in before.items() if node.identity not in alive}
             assert found.new_groups | found.new_arrays == new
