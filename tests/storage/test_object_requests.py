@@ -381,8 +381,8 @@ def test_options_reach_the_clients() -> None:
         azure_storage(account="a", container="c", prefix="p", sas_token="sig=x", config={"azure_allow_http": "true"}),
         s3_storage(bucket="b", prefix="p", region="cn-north-1", requester_pays=True, anonymous=True),
     ):
-        assert storage._client("read") is storage._client("read")  # type: ignore[attr-defined]
-        assert storage._client("upload") is not storage._client("read")  # type: ignore[attr-defined]
+        assert storage._asking.client("read") is storage._asking.client("read")  # type: ignore[attr-defined]
+        assert storage._asking.client("upload") is not storage._asking.client("read")  # type: ignore[attr-defined]
     with pytest.raises(StorageError, match="nonsense") as caught:
         run(gcs_storage(bucket="b", prefix="p", anonymous=True, config={"nonsense": "1"}).get("a"))
     assert caught.value.kind == ErrorKind.STORAGE_CONFIG

@@ -13,25 +13,23 @@ random pauses. What this module adds:
 
 from __future__ import annotations
 
-import random
-import threading
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-from icechunk._driver import concurrent_map, is_blocking, pause
+from icechunk._driver import concurrent_map, is_blocking
 from icechunk.config import StorageConcurrencySettings, StorageRetriesSettings, StorageSettings
-from icechunk.config.effective import EffectiveStorage, effective_storage
+from icechunk.config.effective import effective_storage
 from icechunk.config.virtual import S3Options
 from icechunk.credentials import AnyAzureCredential, AnyGcsCredential, AnyS3Credential
 from icechunk.errors import ErrorKind, ObjectNotFoundError, PreconditionFailedError, StorageError
 from icechunk.storage._common import BATCH, as_bytes, check_condition, check_path, check_prefix, size_of
 from icechunk.storage._names import decode_part, encode_path
+from icechunk.storage._object_client import Asking, BrokenOff, NotModified, PastTheEnd, beginning, drained
 from icechunk.storage._object_errors import (
     client_module,
     is_broken_off,
-    is_past_the_end,
     is_plain_conflict,
     translate,
 )
@@ -65,11 +63,7 @@ __all__ = ["ObjectStorage", "azure", "from_obstore", "gcs", "http", "s3"]
 WRITE_ID = "icechunk_write_id"
 """The metadata entry that says which write an object comes from; the Rust implementation knows it too."""
 
-T = TypeVar("T")
-
 _CONCURRENCY = 64
-_LEAST_ATTEMPTS = 3  # where the client does not try again by itself
-_COPIED_BELOW = 256 * 1024
 _UPLOAD_FROM = 4 << 20  # smaller writes must not stall
 _SMALLEST_PART = 5 << 20
 _MOST_PARTS = 10_000
@@ -102,55 +96,15 @@ class ObjectStorage(Storage):
         self._service = place.service
         self._prefix = f"{place.prefix}/" if place.prefix else ""
         self.read_only = read_only or not place.service.writes
-        self._clients = _Clients(place)
+        self._asking = Asking(place, self._settings)
 
     # ------------------------------------------------------------------------------------------------------- requests
-
-    def _client(self, purpose: Purpose) -> Any:
-        return self._clients.get(self._settings, purpose)
 
     def _key(self, path: str) -> str:
         if self._service.encoded_names:
             return self._prefix + encode_path(path, windows=False)
         check_path(path)
         return self._prefix + path
-
-    async def _request(self, verb: str, purpose: Purpose, path: str, *args: Any, **options: Any) -> Any:
-        """`obstore.verb(client, *args, **options)`, blocking or not; its failures are translated."""
-        module = client_module()
-        try:
-            if is_blocking():
-                return getattr(module, verb)(self._client(purpose), *args, **options)
-            return await getattr(module, f"{verb}_async")(self._client(purpose), *args, **options)
-        except StorageError:
-            raise
-        except Exception as error:
-            if verb == "get" and is_past_the_end(error):
-                raise _PastTheEnd from None
-            if type(error).__name__ == "NotModifiedError":
-                raise _NotModified from None
-            if is_broken_off(error):
-                raise _BrokenOff(error) from None
-            raise translate(error, path) from None
-
-    async def _patiently(self, attempt: Callable[[], Awaitable[T]], path: str) -> T:
-        """`attempt()`, again when an answer broke off in a way that the client does not mend."""
-        tries = self._attempts
-        while True:
-            tries -= 1
-            try:
-                return await attempt()
-            except _BrokenOff as broken:
-                if tries <= 0:
-                    raise translate(broken.error, path) from None
-            await self._short_pause()
-
-    @property
-    def _attempts(self) -> int:
-        return max(self._settings.retries.max_tries, _LEAST_ATTEMPTS)
-
-    async def _short_pause(self) -> None:
-        await pause(random.uniform(0, self._settings.retries.initial_backoff_ms / 1000))
 
     # ---------------------------------------------------------------------------------------------------------- reads
 
@@ -163,21 +117,21 @@ class ObjectStorage(Storage):
         options = {"if_none_match": since.etag} if since.etag is not None else {}
 
         async def attempt() -> Fetched:
-            return await self._body(await self._request("get", "read", path, key, options=options), key, path)
+            return await self._body(await self._asking.request("get", "read", path, key, options=options), key, path)
 
         try:
-            found = await self._patiently(attempt, path)
-        except _NotModified:
+            found = await self._asking.patiently(attempt, path)
+        except NotModified:
             return None
         return None if found.version == since else (found.data, found.version)
 
     async def fetch(self, key: str, path: str, byte_range: ByteRange | None) -> Fetched:
         """The bytes of the object with this very key; `path` is what errors call it."""
-        return await self._patiently(lambda: self._fetch_once(key, path, byte_range), path)
+        return await self._asking.patiently(lambda: self._fetch_once(key, path, byte_range), path)
 
     async def _fetch_once(self, key: str, path: str, byte_range: ByteRange | None) -> Fetched:
         if byte_range is None:
-            return await self._body(await self._request("get", "read", path, key), key, path)
+            return await self._body(await self._asking.request("get", "read", path, key), key, path)
         start, stop = byte_range
         if start < 0 and not self._service.suffix_ranges:
             size = (await self._head(path, key))["size"]
@@ -189,8 +143,8 @@ class ObjectStorage(Storage):
             return await self._fetch_pieces(key, path, start, stop)
         asked: Any = {"suffix": -start} if start < 0 else {"offset": start} if stop is None else (start, stop)
         try:
-            response = await self._request("get", "read", path, key, options={"range": asked})
-        except _PastTheEnd:
+            response = await self._asking.request("get", "read", path, key, options={"range": asked})
+        except PastTheEnd:
             return Fetched(b"")
         except StorageError as error:
             if error.kind != ErrorKind.UNIMPLEMENTED:
@@ -200,7 +154,7 @@ class ObjectStorage(Storage):
 
     async def _cut(self, key: str, path: str, byte_range: ByteRange) -> Fetched:
         """A range of an object on a server that knows no ranges: all of it, then cut."""
-        found = await self._body(await self._request("get", "read", path, key), key, path)
+        found = await self._body(await self._asking.request("get", "read", path, key), key, path)
         start, stop = byte_range
         return found._replace(data=memoryview(found.data)[start : len(found.data) if stop is None else stop])
 
@@ -214,7 +168,7 @@ class ObjectStorage(Storage):
         meta = response.meta
         found = Fetched(b"", meta["e_tag"], meta["version"], meta["last_modified"])
         if not self._is_big(stop - start):
-            return found._replace(data=await _drained(response))
+            return found._replace(data=await drained(response))
         return await self._fetch_pieces(key, path, start, stop, found, response)
 
     async def _fetch_pieces(
@@ -229,18 +183,18 @@ class ObjectStorage(Storage):
             nonlocal first
             end = min(begin + step, stop)
             if begin == start and response is not None:
-                data: Any = await _beginning(response, end - begin)
+                data: Any = await beginning(response, end - begin)
             else:
                 try:
-                    piece = await self._request("get", "read", path, key, options={"range": (begin, end)})
-                except _PastTheEnd:
+                    piece = await self._asking.request("get", "read", path, key, options={"range": (begin, end)})
+                except PastTheEnd:
                     return 0
-                data = await _drained(piece)
+                data = await drained(piece)
                 meta = piece.meta
                 facts = Fetched(b"", meta["e_tag"], meta["version"], meta["last_modified"])
                 first = first or facts
                 if facts != first:
-                    raise _BrokenOff(RuntimeError(f"`{path}` was replaced while it was read"))
+                    raise BrokenOff(RuntimeError(f"`{path}` was replaced while it was read"))
             result[begin - start : begin - start + len(data)] = data
             return len(data)
 
@@ -257,7 +211,7 @@ class ObjectStorage(Storage):
         return True
 
     async def _head(self, path: str, key: str) -> Any:
-        return await self._patiently(lambda: self._request("head", "read", path, key), path)
+        return await self._asking.patiently(lambda: self._asking.request("head", "read", path, key), path)
 
     async def modified_at(self, path: str) -> datetime | None:
         facts = await self._head(path, self._key(path))
@@ -288,11 +242,11 @@ class ObjectStorage(Storage):
         size = size_of(content)
         purpose: Purpose = "write" if size < _UPLOAD_FROM else "upload"
         options = {"mode": mode, "attributes": attributes or None, **self._parts(size, mode)}
-        tries, repeated = self._attempts, False
+        tries, repeated = self._asking.attempts, False
         while True:
             tries -= 1
             try:
-                result = await self._request("put", purpose, path, key, content, **options)
+                result = await self._asking.request("put", purpose, path, key, content, **options)
             except PreconditionFailedError as error:
                 if is_plain_conflict(error) and not repeated:
                     raise
@@ -301,7 +255,7 @@ class ObjectStorage(Storage):
                     return stands
                 if not stands or tries <= 0:
                     raise
-            except _BrokenOff as broken:
+            except BrokenOff as broken:
                 if tries <= 0:
                     raise translate(broken.error, path) from None
                 repeated = True
@@ -311,7 +265,7 @@ class ObjectStorage(Storage):
                 raise PreconditionFailedError(f"object `{path}` does not exist any more") from error
             else:
                 return Version(result["e_tag"] or None, result["version"])
-            await self._short_pause()
+            await self._asking.short_pause()
 
     @property
     def _marks_writes(self) -> bool:
@@ -369,19 +323,19 @@ class ObjectStorage(Storage):
 
         async def attempt() -> Any:
             try:
-                response = await self._request("get", "read", path, key, options={"range": (0, 1)})
-            except _PastTheEnd:
-                response = await self._request("get", "read", path, key)
-            await _drained(response)
+                response = await self._asking.request("get", "read", path, key, options={"range": (0, 1)})
+            except PastTheEnd:
+                response = await self._asking.request("get", "read", path, key)
+            await drained(response)
             return response
 
         try:
-            response = await self._patiently(attempt, path)
+            response = await self._asking.patiently(attempt, path)
         except ObjectNotFoundError:
             return isinstance(only_if, Absent)
         version = Version(response.meta["e_tag"] or None, response.meta["version"])
         # never by the bytes: another writer may have written the very same
-        if write_id is not None and response.attributes.get(WRITE_ID) == write_id:
+        if write_id is not None and write_id in _write_ids(response.attributes):
             return version
         return isinstance(only_if, Unchanged) and only_if.since == version
 
@@ -398,9 +352,9 @@ class ObjectStorage(Storage):
 
     async def _delete_group(self, keys: list[tuple[str, str]]) -> DeleteResult:
         try:
-            await self._request("delete", "write", keys[0][0], [key for _, key in keys])
+            await self._asking.request("delete", "write", keys[0][0], [key for _, key in keys])
             return DeleteResult(len(keys))
-        except (StorageError, _BrokenOff):
+        except (StorageError, BrokenOff):
             pass  # one of them was not there, or could not go, or the store deletes them one at a time only
         first = await self._delete_one(keys[0])
         if first is not None:
@@ -412,7 +366,7 @@ class ObjectStorage(Storage):
     async def _delete_one(self, path_and_key: tuple[str, str]) -> tuple[str, str] | None:
         path, key = path_and_key
         try:
-            await self._patiently(lambda: self._request("delete", "delete", path, key), path)
+            await self._asking.patiently(lambda: self._asking.request("delete", "delete", path, key), path)
         except ObjectNotFoundError:
             return None
         except StorageError as error:
@@ -430,10 +384,12 @@ class ObjectStorage(Storage):
         if not self._service.writes:
             raise StorageError(f"{self._service.name} servers do not list what they have", ErrorKind.UNIMPLEMENTED)
         start = f"{self._key(prefix[:-1])}/" if prefix else self._prefix
-        tries, last, stream = self._attempts, None, None
+        tries, last, stream = self._asking.attempts, None, None
         while True:
             if stream is None:  # the client's prefix is a directory
-                stream = client_module().list(self._client("read"), start[:-1] or None, offset=last, chunk_size=size)
+                stream = client_module().list(
+                    self._asking.client("read"), start[:-1] or None, offset=last, chunk_size=size
+                )
             try:
                 batch = next(stream, None) if is_blocking() else await anext(stream, None)
             except Exception as error:
@@ -441,7 +397,7 @@ class ObjectStorage(Storage):
                 if tries <= 0 or not is_broken_off(error) or not (last is None or self._service.lists_from):
                     raise translate(error, prefix) from None
                 stream = None
-                await self._short_pause()
+                await self._asking.short_pause()
                 continue
             if batch is None:
                 return
@@ -478,7 +434,7 @@ class ObjectStorage(Storage):
         if settings == self._given:
             return self
         twin = ObjectStorage(self._place, settings, read_only=self.read_only)
-        twin._clients = self._clients
+        twin._asking = self._asking.under(twin._settings)
         return twin
 
     def describe(self) -> dict[str, Any]:
@@ -492,65 +448,9 @@ def _rebuild(place: Place, settings: StorageSettings | None, read_only: bool) ->
     return ObjectStorage(place, settings, read_only=read_only)
 
 
-class _PastTheEnd(Exception):
-    """A range that begins behind the last byte."""
-
-
-class _NotModified(Exception):
-    """What was known before is all there is to know."""
-
-
-class _BrokenOff(Exception):
-    """An answer ended too early; the request may have been done, or not."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
-class _Clients:
-    """The clients of a place, one per settings and purpose; shared by storages that differ in settings only."""
-
-    def __init__(self, place: Place) -> None:
-        self._place = place
-        self._lock = threading.Lock()
-        self._made: dict[tuple[EffectiveStorage, Purpose], Any] = {}
-
-    def get(self, settings: EffectiveStorage, purpose: Purpose) -> Any:
-        client = self._made.get((settings, purpose))
-        if client is None:
-            with self._lock:
-                client = self._made.get((settings, purpose))
-                if client is None:
-                    client = self._made[settings, purpose] = self._make(settings, purpose)
-        return client
-
-    def _make(self, settings: EffectiveStorage, purpose: Purpose) -> Any:
-        try:
-            return self._place.client(settings, purpose)
-        except StorageError:
-            raise
-        except Exception as error:
-            raise StorageError(f"storage configuration error: {error}", ErrorKind.STORAGE_CONFIG) from None
-
-
-async def _drained(response: Any) -> Buffer:
-    """All bytes of a response: small ones as `bytes`, big ones as a view of the client's own memory."""
-    try:
-        data = response.bytes() if is_blocking() else await response.bytes_async()
-    except Exception as error:
-        raise _BrokenOff(error) from None
-    return bytes(data) if len(data) < _COPIED_BELOW else memoryview(data)
-
-
-async def _beginning(response: Any, count: int) -> Buffer:
-    """The first `count` bytes of a response; the rest is not awaited."""
-    stream = response.stream(min_chunk_size=count)
-    try:
-        data = next(stream, b"") if is_blocking() else await anext(stream, b"")
-    except Exception as error:
-        raise _BrokenOff(error) from None
-    return memoryview(data)[:count]
+def _write_ids(attributes: Mapping[str, str]) -> list[str]:
+    """Which write an object comes from; Ceph gives names back with other dashes."""
+    return [value for name, value in attributes.items() if name.lower().replace("-", "_") == WRITE_ID]
 
 
 def _contiguous(data: Buffer | Sequence[Buffer]) -> Buffer:
