@@ -58,6 +58,8 @@ __all__ = [
 
 _BY_NAME = "vcc"
 _SAFE = "/:@!$&'()*+,;=~-._"
+_USUAL = re.compile(rf"(?!file:)[a-z][a-z0-9+.\-]*://[^/]+/.|file:///[A-Za-z0-9%{re.escape(_SAFE)}]*\Z", re.S)
+"""Locations that are stored as they are; nearly all are, and there may be a million."""
 _OFFLOAD_BYTES = 256 << 10
 
 
@@ -351,6 +353,8 @@ def normalise_location(location: str, spec: int = 2) -> str:
     Raises `InvalidInputError` (invalid-virtual-ref) for what is no absolute URL. The scheme is lower-cased; `file:` URLs
     are percent-encoded and get three slashes; all else is kept as it is given.
     """
+    if _USUAL.match(location):
+        return location
     scheme, colon, rest = location.partition(":")
     if not colon or not scheme or not scheme[0].isalpha() or not all(c.isalnum() or c in "+-." for c in scheme):
         raise _bad_location(location, "it has no scheme, such as s3:// or file:///")

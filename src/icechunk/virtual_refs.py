@@ -5,6 +5,7 @@ In bulk nothing is done per reference: distinct locations are checked once each,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import datetime
 from operator import attrgetter, index
@@ -105,7 +106,7 @@ def refs_from_columns(
     grid = tuple(map(index, grid))
     if len(grid) != len(node.shape) or (arr_offset is not None and len(arr_offset) != len(grid)):
         raise _wrong_rank(node)
-    count = int(np.prod(grid, dtype=np.int64)) if grid else 1
+    count = math.prod(grid)
     where, size = _unsigned(offsets, "offsets"), _unsigned(lengths, "lengths")
     if not len(locations) == len(where) == len(size) == count:
         raise InvalidInputError(
@@ -114,32 +115,46 @@ def refs_from_columns(
             ErrorKind.INVALID_VIRTUAL_REF,
         )
     column = TextColumn.factorise(locations)
-    coords = np.indices(grid, np.int64).reshape(len(grid), count).T
+    start = (0,) * len(grid) if arr_offset is None else tuple(map(index, arr_offset))
+    coords = _grid_coords(grid, start)
     if "" in column.distinct:
         rows = np.flatnonzero(column.codes != column.distinct.index(""))
         column, coords, where, size = column.take(rows).compact(), coords[rows], where[rows], size[rows]
-    if arr_offset is not None:
-        coords = coords + np.array(list(map(index, arr_offset)), np.int64)
     etag, modified = split_checksum(checksum)
-    return _table(coords, column, where, size, node, virtual, spec, etags=etag, last_modified=modified or None)
+    return _table(
+        coords, column, where, size, node, virtual, spec, etags=etag, last_modified=modified or None, ordered=True
+    )
+
+
+def _grid_coords(grid: Sequence[int], start: Sequence[int]) -> npt.NDArray[Any]:
+    """The coordinates of all chunks of a grid that begins at `start`, in C order."""
+    fits = all(first >= 0 and first + count <= 2**32 for first, count in zip(start, grid, strict=True))
+    coords = np.empty((*grid, len(grid)), np.uint32 if fits else np.int64)
+    for axis, (first, count) in enumerate(zip(start, grid, strict=True)):
+        along = np.arange(first, first + count, dtype=coords.dtype)
+        coords[..., axis] = along.reshape(-1, *[1] * (len(grid) - axis - 1))
+    return coords.reshape(math.prod(grid), len(grid))
 
 
 def _table(
-    coords: npt.NDArray[np.int64],
+    coords: npt.NDArray[Any],
     locations: TextColumn,
     offsets: npt.NDArray[np.uint64],
     lengths: npt.NDArray[np.uint64],
     node: Node,
     virtual: VirtualChunks | None,
     spec: int,
+    *,
+    ordered: bool = False,
     **checksums: Any,
 ) -> tuple[ChunkTable, Refused]:
+    """The table of these columns; `ordered` where coordinates are sorted already, each there once."""
     ndim = len(node.shape)
     if not len(coords):
         return ChunkTable.empty(ndim), []
     if coords.shape[1] != ndim:
         raise _wrong_rank(node)
-    if coords.size and (int(coords.min()) < 0 or int(coords.max()) >= 2**32):
+    if coords.dtype != np.uint32 and coords.size and (int(coords.min()) < 0 or int(coords.max()) >= 2**32):
         raise InvalidInputError(
             f"chunk indices of {node.path} must be from 0 to 2**32 - 1", ErrorKind.INVALID_CHUNK_INDEX
         )
@@ -163,7 +178,13 @@ def _table(
             if not len(coords):
                 return ChunkTable.empty(ndim), refused
     table = ChunkTable.from_columns(
-        coords.astype(np.uint32), texts, offsets, lengths, codes=locations.codes, **checksums
+        coords.astype(np.uint32, copy=False),
+        texts,
+        offsets,
+        lengths,
+        codes=locations.codes,
+        ordered=ordered,
+        **checksums,
     )
     return table, refused
 
@@ -174,7 +195,7 @@ def _unsigned(values: npt.ArrayLike, name: str) -> npt.NDArray[np.uint64]:
         raise TypeError(f"{name} must be integers, got {array.dtype}")
     if array.size and array.dtype.kind == "i" and int(array.min()) < 0:
         raise OverflowError(f"{name} must not be negative")
-    return array.astype(np.uint64, copy=False).ravel()
+    return array.astype(np.uint64).ravel()  # a copy: the caller may go on using its own
 
 
 def _no_bytes(location: str) -> InvalidInputError:

@@ -327,6 +327,15 @@ def assert_equal(found: ChunkTable, expected: ChunkTable) -> None:
         assert found.ref(row) == expected.ref(row)
 
 
+@pytest.mark.parametrize("name", TABLES)
+def test_rows_may_be_laid_out_a_few_blocks_at_a_time(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    table = TABLES[name]
+    whole = encode_manifest(ID, {NODE: table, OTHER: table.take(slice(0, 999))}, spec=1)
+    for rows in (1, 512, 1100):
+        monkeypatch.setattr(manifest_encoding, "_ROWS_AT_ONCE", rows)
+        assert encode_manifest(ID, {NODE: table, OTHER: table.take(slice(0, 999))}, spec=1) == whole
+
+
 @pytest.mark.parametrize("segmented", [False, True], ids=["plain", "segmented"])
 @pytest.mark.parametrize("name", TABLES)
 def test_large_tables(monkeypatch: pytest.MonkeyPatch, name: str, segmented: bool) -> None:

@@ -158,8 +158,11 @@ class ChunkTable:
         codes: npt.ArrayLike | None = None,
         etags: str | Sequence[str | None] | None = None,
         last_modified: int | npt.ArrayLike | None = None,
+        ordered: bool = False,
     ) -> ChunkTable:
         """Virtual references in bulk, in any order; of equal coordinates the later one counts.
+
+        With `ordered` the caller vouches that coordinates are sorted already, each there once.
 
         `locations` has one string per row, or, with `codes`, distinct strings that the codes select. One `etags` string
         or one `last_modified` number (seconds since 1970) holds for all rows.
@@ -179,7 +182,7 @@ class ChunkTable:
             raise ValueError(f"{count} coordinates need as many locations and etags")
         if count and int(location.codes.min()) < 0:
             raise ValueError("a virtual reference needs a location")
-        return cls(
+        table = cls(
             where,
             np.full(count, VIRTUAL, np.uint8),
             _column(lengths, count, np.uint64),
@@ -187,7 +190,8 @@ class ChunkTable:
             location_text=location,
             etag_text=etag if etag is not None and etag.distinct else None,
             last_modified=modified if modified is not None and modified.any() else None,
-        )._sorted()
+        )
+        return table if ordered else table._sorted()
 
     @classmethod
     def from_native(cls, coords: npt.ArrayLike, chunk_ids: npt.ArrayLike, lengths: npt.ArrayLike) -> ChunkTable:

@@ -9,7 +9,7 @@ walking over the headers of the blocks bounds what a frame can expand to before 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TypeAlias
@@ -115,13 +115,23 @@ def open_envelope(data: Buffer, expected: FileType, file: str) -> tuple[Header, 
 
 def seal(payload: Buffer, file_type: FileType, *, spec: int, level: int, segments: Segmentation | None = None) -> bytes:
     """A complete file around `payload`: one zstd frame, in independently readable segments where those are given."""
-    if len(payload) >= MAX_PAYLOAD:
-        raise ValueError(f"a metadata file holds less than {MAX_PAYLOAD} bytes, this one would hold {len(payload)}")
+    _check_size(len(payload))
     if segments is not None:
         frame = compress_segments(payload, segments, level)
     else:
         frame = zstd.compress(payload, level)
     return header_bytes(file_type, spec) + frame
+
+
+def seal_pieces(pieces: Iterable[Buffer], size: int, file_type: FileType, *, spec: int, level: int) -> bytes:
+    """A complete file around a payload of `size` bytes that comes in pieces."""
+    _check_size(size)
+    return header_bytes(file_type, spec) + zstd.compress_pieces(pieces, size, level)
+
+
+def _check_size(size: int) -> None:
+    if size >= MAX_PAYLOAD:
+        raise ValueError(f"a metadata file holds less than {MAX_PAYLOAD} bytes, this one would hold {size}")
 
 
 def _decompressed(body: memoryview, file: str) -> Iterator[Buffer]:

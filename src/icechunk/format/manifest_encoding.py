@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from icechunk.format.chunk_table import INLINE, NATIVE, VIRTUAL, ChunkTable, gather_bytes
-from icechunk.format.envelope import FileType, seal
+from icechunk.format.envelope import FileType, seal, seal_pieces
 from icechunk.format.location_compression import LocationCompression
 from icechunk.format.manifest_few import FEW, payload_of_few
 from icechunk.format.manifest_layout import (
@@ -32,6 +32,8 @@ Positions = npt.NDArray[np.int64]
 
 _ROWS_PER_BLOCK = 512
 _ROWS_PER_LARGE_BLOCK = 32768
+_ROWS_AT_ONCE = 32768
+"""Rows that are laid out together: so few that what is computed for them stays in the processor's cache."""
 
 
 def encode_manifest(
@@ -62,10 +64,19 @@ def encode_manifest(
     vectors = [
         writer.add(table, text, records) for (_, table), text, records in zip(arrays, texts, packed, strict=True)
     ]
-    payload = b"".join((*head_pieces(head, vectors), *writer.pieces))
-    cuts = [head.tables, head.vectors_end, *writer.cuts]
-    segments = Segmentation(cuts) if segmented and rows >= ROOMY_FROM else None
-    return seal(payload, FileType.MANIFEST, spec=spec, level=level, segments=segments)
+    pieces = [*head_pieces(head, vectors), *writer.pieces]
+    del vectors, writer.pieces
+    if not segmented or rows < ROOMY_FROM:
+        return seal_pieces(_consumed(pieces), writer.at, FileType.MANIFEST, spec=spec, level=level)
+    segments = Segmentation([head.tables, head.vectors_end, *writer.cuts])
+    return seal(b"".join(pieces), FileType.MANIFEST, spec=spec, level=level, segments=segments)
+
+
+def _consumed(pieces: list[Any]) -> Iterator[Any]:
+    """The pieces, each let go of when the next is asked for."""
+    pieces.reverse()
+    while pieces:
+        yield pieces.pop()
 
 
 def _compress_locations(
@@ -84,7 +95,7 @@ def _compress_locations(
     ]
 
 
-def head_pieces(head: Head, vectors: Sequence[Positions]) -> list[Any]:
+def head_pieces(head: Head, vectors: Sequence[npt.NDArray[Any]]) -> list[Any]:
     """The head and the vectors, up to where the blocks begin."""
     pieces: list[Any] = [head.content]
     at = head.tables
@@ -92,7 +103,8 @@ def head_pieces(head: Head, vectors: Sequence[Positions]) -> list[Any]:
         pieces.append(bytes(start - at))
         entries = np.empty(len(positions) + 1, "<u4")
         entries[0] = len(positions)
-        entries[1:] = positions - np.arange(start + 4, start + 4 + 4 * len(positions), 4)
+        entries[1:] = positions
+        entries[1:] -= np.arange(start + 4, start + 4 + 4 * len(positions), 4, dtype=np.uint32)
         pieces.append(entries.data.cast("B"))
         at = start + 4 + 4 * len(positions)
     pieces.append(bytes(head.blocks - at))
@@ -125,17 +137,28 @@ class BlockWriter:
         self._roomy = roomy
         self._since_cut = 0
 
-    def add(self, table: ChunkTable, text: TextColumn | None, compressed: Records | None) -> Positions:
+    def add(self, table: ChunkTable, text: TextColumn | None, compressed: Records | None) -> npt.NDArray[np.uint32]:
         """Write all rows of a table; returns where each reference's table lies.
 
         `text` are its locations; `compressed` the records to write instead of them.
         """
-        if not len(table):
-            return np.zeros(0, np.int64)
-        layout = _Layout(table, text, compressed)
-        starts = self._place(layout.sizes.tolist())
-        layout.write(self.pieces, starts)
-        return layout.positions(np.array([start for start, _ in starts], np.int64))
+        positions = np.empty(len(table), np.uint32)
+        height = _block_height(text)
+        step = max(_ROWS_AT_ONCE // height, 1) * height
+        if text is not None and compressed is None:
+            records: Records | None = Records.of_texts(text.distinct)
+        else:
+            records = compressed
+        for first in range(0, len(table), step):
+            rows = slice(first, first + step)
+            part = table if len(table) <= step else table.take(rows)
+            layout = _Layout(part, text and text.take(rows), records, compressed is not None, height)
+            starts = self._place(layout.sizes.tolist())
+            pieces: list[Any] = []
+            layout.write(pieces, starts)
+            self.pieces.append(b"".join(pieces))
+            positions[rows] = layout.positions(np.array([start for start, _ in starts], np.int64))
+        return positions
 
     def _place(self, sizes: Sequence[int]) -> list[tuple[int, int]]:
         """Where each block starts, and how many zeros go in front of it."""
@@ -152,22 +175,27 @@ class BlockWriter:
 
 
 class _Layout:
-    """One table divided into blocks; all positions are relative to the block until its start is known."""
+    """One table divided into blocks; all positions are relative to the block until its start is known.
 
-    def __init__(self, table: ChunkTable, text: TextColumn | None, compressed: Records | None) -> None:
+    `text` are its locations, `records` how each distinct one is written, `compressed` or not; `height` is how many rows
+    go into a block.
+    """
+
+    def __init__(
+        self, table: ChunkTable, text: TextColumn | None, records: Records | None, compressed: bool, height: int
+    ) -> None:
         self.table = table
         count = len(table)
-        self._height = _block_height(text)
-        self._blocks = -(-count // self._height)
-        self._block_of = np.arange(count) // self._height
-        self._classes = _classes(table, compressed is not None)
+        self._blocks = -(-count // height)
+        self._block_of = np.arange(count) // height
+        self._classes = _classes(table, compressed)
         self._vtables = [0]
         for each in self._classes:
             self._vtables.append(self._vtables[-1] + len(each.template.vtable))
         self._header = b"".join(each.template.vtable for each in self._classes)
         self._header += bytes(-len(self._header) % 8)
         self._places = self._place_rows()
-        self._locations = self._attach(text, compressed)
+        self._locations = self._attach(text, records)
         self._etags = self._attach(table.etag_text and table.etag_text.compact(), None)
         self._inline = self._attach_inline()
         self.sizes = self._rows_end + sum(each.sizes for each in self._attached)
