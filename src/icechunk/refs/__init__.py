@@ -80,7 +80,7 @@ async def open_refs(context: Context) -> RefStore | None:
     if main is None:
         return None
     older = RefFiles(context)
-    older.config_was(config)
+    older.config_was(config, ahead=True)
     return older
 
 

@@ -163,7 +163,7 @@ class RefFiles(RefStore):
         super().__init__(context)
         self._chain = SnapshotChain(context)
         self._config: tuple[Buffer, Version] | None = None
-        self._config_known = False
+        self._config_known = self._config_ahead = False
         self._clock_checked: int | None = None
 
     def rebind(self, context: Context) -> None:
@@ -491,12 +491,15 @@ class RefFiles(RefStore):
     # ---- configuration
 
     async def load_config(self) -> RepositoryConfig | None:
-        self.config_was(await read_or_none(self.storage, CONFIG))
+        if self._config_ahead:
+            self._config_ahead = False
+        else:
+            self.config_was(await read_or_none(self.storage, CONFIG))
         return None if self._config is None else parse_yaml(bytes(self._config[0]))
 
-    def config_was(self, stored: tuple[Buffer, Version] | None) -> None:
-        """Take note of the stored configuration, which somebody has read already."""
-        self._config, self._config_known = stored, True
+    def config_was(self, stored: tuple[Buffer, Version] | None, *, ahead: bool = False) -> None:
+        """Take note of the stored configuration, which somebody has read; `ahead` of whoever asks for it next."""
+        self._config, self._config_known, self._config_ahead = stored, True, ahead
 
     async def save_config(self, config: RepositoryConfig) -> None:
         if not self._config_known:
