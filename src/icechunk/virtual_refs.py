@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from datetime import datetime
-from operator import attrgetter, index
+from itertools import chain
+from operator import attrgetter, index, itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,22 +64,21 @@ def refs_from_specs(
     ndim = len(node.shape)
     if not specs:
         return ChunkTable.empty(ndim), []
-    indices = list(map(attrgetter("index"), specs))
-    try:
-        coords = np.array(indices, np.int64).reshape(len(specs), -1)
-    except (ValueError, TypeError):
-        raise _wrong_rank(node) from None
-    etags: list[str | None] = list(map(attrgetter("etag_checksum"), specs))
-    times: list[datetime | None] = list(map(attrgetter("last_updated_at_checksum"), specs))
+    rows = list(map(attrgetter("_values"), specs))  # there may be a million, and each property costs a call
+    if set(map(len, map(itemgetter(0), rows))) != {ndim}:
+        raise _wrong_rank(node)
+    count = len(rows)
+    numbers = chain.from_iterable(map(itemgetter(0), rows))
+    times: list[datetime | None] = list(map(itemgetter(5), rows))
     return _table(
-        coords,
-        TextColumn.factorise(list(map(attrgetter("location"), specs))),
-        np.fromiter(map(attrgetter("offset"), specs), np.uint64, len(specs)),
-        np.fromiter(map(attrgetter("length"), specs), np.uint64, len(specs)),
+        np.fromiter(numbers, np.uint32, count * ndim).reshape(count, ndim),
+        TextColumn.factorise(list(map(itemgetter(1), rows))),
+        np.fromiter(map(itemgetter(2), rows), np.uint64, count),
+        np.fromiter(map(itemgetter(3), rows), np.uint64, count),
         node,
         virtual,
         spec,
-        etags=etags if any(etags) else None,
+        etags=list(map(itemgetter(4), rows)) if any(map(itemgetter(4), rows)) else None,
         last_modified=_seconds(times),
     )
 

@@ -79,7 +79,12 @@ def is_increasing(keys: Keys) -> bool:
 
 def is_sorted(coords: Coords) -> bool:
     """Whether coordinates stand in lexicographic order, each once."""
-    return len(coords) < 2 or is_increasing(joint_keys(coords)[0])
+    greater: Any = np.zeros(max(len(coords) - 1, 0), bool)
+    for axis in range(int(coords.shape[1]) - 1, -1, -1):
+        before, after = coords[:-1, axis], coords[1:, axis]
+        greater &= after == before
+        greater |= after > before
+    return bool(greater.all())
 
 
 def order_keeping_last(keys: Keys) -> npt.NDArray[np.int64] | None:

@@ -7,9 +7,10 @@ where they do not (1.x writes them by manifest when it splits) reading puts them
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import struct
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
@@ -20,8 +21,8 @@ from icechunk.flatbuf.builder import Builder, Slots
 from icechunk.flatbuf.columns import Positions, TableColumns, element_positions, number_rows, vector_counts
 from icechunk.flatbuf.reader import Document, TableView, VectorView
 from icechunk.flatbuf.schema import U32
-from icechunk.format.chunk_keys import joint_keys, order_keeping_last
-from icechunk.format.envelope import FileType, open_envelope, seal
+from icechunk.format.chunk_keys import is_sorted, joint_keys, order_keeping_last
+from icechunk.format.envelope import FileType, open_envelope, seal, seal_pieces
 from icechunk.format.nested_columns import nested_tables
 from icechunk.format.node_path import segments
 from icechunk.format.schemas import (
@@ -41,9 +42,12 @@ _LARGE = 4096
 _FEW = 16
 """Arrays and coordinates together up to which they are written one by one, which spares the set-up of columns."""
 
+_ROWS_AT_ONCE = 1 << 15
+"""Coordinates that are made into rows together: as many as stay in the processor's cache."""
+
 _SETS = ("new_groups", "new_arrays", "deleted_groups", "deleted_arrays", "updated_arrays", "updated_groups")
 
-_ARRAY_ROW = np.dtype([("soffset", "<i4"), ("chunks", "<u4"), ("node_id", "V8")])
+_ARRAY = struct.Struct("<iI8s")
 _ARRAY_VTABLE = np.array([8, 16, 8, 4], "<u2").tobytes()
 _INDICES_VTABLE = np.array([6, 8, 4], "<u2").tobytes()
 
@@ -114,9 +118,6 @@ class TransactionLog:
 
     def encode(self, spec: int, level: int = 3) -> bytes:
         """The file, for a repository of this spec version; 1 has no moves."""
-        return seal(self._payload(spec), FileType.TRANSACTION_LOG, spec=spec, level=level)
-
-    def _payload(self, spec: int) -> bytes:
         chunks = sorted(self.updated_chunks.items(), key=itemgetter(0))
         slots = Slots(len(chunks))
         values: dict[str, Any] = {name: sorted(getattr(self, name)) for name in _SETS}
@@ -127,17 +128,17 @@ class TransactionLog:
                 for move in sorted(self.moved_nodes, key=lambda move: segments(move.target))
             ]
         builder = Builder(FILE_IDENTIFIER)
-        few = len(chunks) + sum(len(coords) for _, coords in chunks) <= _FEW
-        if few:
+        if len(chunks) + sum(len(coords) for _, coords in chunks) <= _FEW:
             values["updated_chunks"] = [
                 {"node_id": node_id, "chunks": [{"coords": each} for each in sorted(set(map(tuple, coords.tolist())))]}
                 for node_id, coords in chunks
             ]
-        root = builder.table(TRANSACTION_LOG, values)
-        if not few:
-            coords = _all_ordered([coords for _, coords in chunks])
-            _write_chunks(builder, slots.start, [node_id for node_id, _ in chunks], coords)
-        return builder.finish(root)
+            payload = builder.finish(builder.table(TRANSACTION_LOG, values))
+            return seal(payload, FileType.TRANSACTION_LOG, spec=spec, level=level)
+        builder.refer(0, builder.table(TRANSACTION_LOG, values))
+        ordered = _all_ordered([coords for _, coords in chunks])
+        writer = _ChunksWriter(builder, slots.start, [node_id for node_id, _ in chunks], ordered)
+        return seal_pieces(writer.pieces(), writer.size, FileType.TRANSACTION_LOG, spec=spec, level=level)
 
 
 def _same_chunks(ours: Mapping[bytes, Coords], theirs: Mapping[bytes, Coords]) -> bool:
@@ -146,7 +147,7 @@ def _same_chunks(ours: Mapping[bytes, Coords], theirs: Mapping[bytes, Coords]) -
 
 def _ordered(coords: Coords) -> Coords:
     """In lexicographic order, each once."""
-    if len(coords) < 2:
+    if is_sorted(coords):
         return coords
     order = order_keeping_last(joint_keys(coords)[0])
     return coords if order is None else coords[order]
@@ -264,55 +265,48 @@ def _all_ordered(coords: list[Coords]) -> list[Coords]:
     return coords
 
 
-def _write_chunks(builder: Builder, slots: int, node_ids: Sequence[bytes], coords: Sequence[Coords]) -> None:
-    """Append the tables of all arrays and their coordinates, and make the vector at `slots` refer to them.
+class _ChunksWriter:
+    """The payload that `builder` has begun, with the tables of all arrays and their coordinates behind.
 
-    In the order of the bytes: a table per array; a vector of offsets per array; and, rank by rank, a row of words per
-    coordinate, which is its table and right behind it its vector of numbers.
+    In the order of the bytes: a table per array; a vector of offsets per array; and, array by array, a row of words per
+    coordinate, which is its table and right behind it its vector of numbers. So it is known where everything goes before
+    any of it is there, and rows are made as they are asked for.
     """
-    array_vtable, indices_vtable = builder.vtable(_ARRAY_VTABLE), builder.vtable(_INDICES_VTABLE)
-    builder.pad(4)
-    count = len(coords)
-    lengths = np.array([len(each) for each in coords], np.int64)
-    ranks = np.array([each.shape[1] for each in coords], np.int64)
-    arrays_at = len(builder.out) + _ARRAY_ROW.itemsize * np.arange(count)
-    vectors_start = len(builder.out) + _ARRAY_ROW.itemsize * count
-    counts_at = np.arange(count) + _before(lengths)  # in words after the start
-    rows_at = _row_positions(vectors_start + 4 * (count + int(lengths.sum())), lengths, ranks)
 
-    offsets = arrays_at - (slots + 4 * np.arange(count))
-    builder.out[slots : slots + 4 * count] = offsets.astype("<u4").tobytes()
-    tables = np.zeros(count, _ARRAY_ROW)
-    tables["soffset"] = arrays_at - array_vtable
-    tables["chunks"] = vectors_start + 4 * counts_at - (arrays_at + 4)
-    tables["node_id"] = np.frombuffer(b"".join(node_ids), "V8")
-    builder.out += tables.tobytes()
+    def __init__(self, builder: Builder, slots: int, node_ids: Sequence[bytes], coords: Sequence[Coords]) -> None:
+        arrays_vtable = builder.vtable(_ARRAY_VTABLE)
+        self._rows_vtable = builder.vtable(_INDICES_VTABLE)
+        builder.pad(4)
+        arrays = len(builder.out)
+        vectors = arrays + _ARRAY.size * len(coords)
+        vectors_end = vectors + sum(4 + 4 * len(each) for each in coords)
+        widths = [12 + 4 * each.shape[1] for each in coords]
+        ends = accumulate((width * len(each) for width, each in zip(widths, coords, strict=True)), initial=vectors_end)
+        self._coords, self._widths, self._starts = coords, widths, list(ends)
+        self._vectors = list(accumulate((4 + 4 * len(each) for each in coords), initial=vectors))
+        self._padding = bytes(-self._starts[-1] % 8)
+        self.size = self._starts[-1] + len(self._padding)
+        for number, node_id in enumerate(node_ids):
+            at = arrays + _ARRAY.size * number
+            builder.refer(slots + 4 * number, at)
+            builder.out += _ARRAY.pack(at - arrays_vtable, self._vectors[number] - at - 4, node_id)
+        self._head = builder.out
 
-    vectors = np.zeros(count + len(rows_at), "<u4")
-    vectors[counts_at] = lengths
-    places = np.arange(len(rows_at)) + np.repeat(np.arange(1, count + 1), lengths)
-    vectors[places] = rows_at - (vectors_start + 4 * places)
-    builder.out += vectors.tobytes()
-
-    ranks_of_rows = np.repeat(ranks, lengths)
-    for rank in np.unique(ranks_of_rows).tolist():
-        block = np.empty((int((ranks_of_rows == rank).sum()), 3 + rank), "<u4")
-        block[:, 0] = rows_at[ranks_of_rows == rank] - indices_vtable
-        block[:, 1] = 4
-        block[:, 2] = rank
-        block[:, 3:] = np.concatenate([each for each in coords if each.shape[1] == rank])
-        builder.out += block.tobytes()
-
-
-def _row_positions(start: int, lengths: Positions, ranks: Positions) -> Positions:
-    """Where the row of each coordinate lies: rank by rank, array by array."""
-    widths = 12 + 4 * ranks
-    order = np.argsort(ranks, kind="stable")
-    firsts = np.empty(len(lengths), np.int64)
-    firsts[order] = start + _before((lengths * widths)[order])
-    steps = np.arange(int(lengths.sum())) - np.repeat(_before(lengths), lengths)
-    return np.repeat(firsts, lengths) + steps * np.repeat(widths, lengths)
-
-
-def _before(counts: Positions) -> Positions:
-    return np.cumsum(counts) - counts
+    def pieces(self) -> Iterator[Buffer]:
+        """The payload, in pieces."""
+        yield self._head
+        for coords, width, start, vector in zip(self._coords, self._widths, self._starts, self._vectors, strict=False):
+            offsets = np.empty(len(coords) + 1, "<u4")
+            offsets[0] = len(coords)
+            offsets[1:] = np.arange(len(coords)) * (width - 4) + (start - vector - 4)
+            yield offsets.data.cast("B")
+        for coords, width, start in zip(self._coords, self._widths, self._starts, strict=False):
+            for first in range(0, len(coords), _ROWS_AT_ONCE):
+                part = coords[first : first + _ROWS_AT_ONCE]
+                rows = np.empty((len(part), width // 4), "<u4")
+                rows[:, 0] = np.arange(len(part)) * width + (start + first * width - self._rows_vtable)
+                rows[:, 1] = 4
+                rows[:, 2] = part.shape[1]
+                rows[:, 3:] = part
+                yield rows.data.cast("B")
+        yield self._padding
