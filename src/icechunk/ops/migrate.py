@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from icechunk.config import to_stored
-from icechunk.errors import ErrorKind, PreconditionFailedError, SessionStateError, StorageError
+from icechunk.errors import ErrorKind, FormatError, PreconditionFailedError, SessionStateError, StorageError
 from icechunk.format.ids import format_id
 from icechunk.format.repo_info import (
     BranchCreated,
@@ -153,7 +153,7 @@ async def upgrade(
     require_writable_storage(storage)
     plan = await plan_upgrade(files)
     try:
-        version = await put_surely(storage, REPO_OBJECT, plan.info.encode(), ABSENT)
+        version = await put_surely(storage, REPO_OBJECT, _encoded(plan), ABSENT)
     except PreconditionFailedError as error:
         raise _already_upgraded() from error
     # a client of the old format that had looked for the repo object just before may still have committed
@@ -161,7 +161,7 @@ async def upgrade(
     if (tips, await files.tags()) != (plan.history.branches, plan.history.tags):
         plan = await _plan(files, tips)
         try:
-            await put_surely(storage, REPO_OBJECT, plan.info.encode(), Unchanged(version))
+            await put_surely(storage, REPO_OBJECT, _encoded(plan), Unchanged(version))
         except PreconditionFailedError as error:
             raise SessionStateError(
                 "the repository was upgraded, but somebody still committed by the old format while others were using "
@@ -170,6 +170,16 @@ async def upgrade(
             ) from error
     await (_delete_old_files(storage) if delete_old_files else files.open_branches(tips))
     return plan
+
+
+def _encoded(plan: MigrationPlan) -> bytes:
+    try:
+        return plan.info.encode()
+    except ValueError as error:
+        raise FormatError(
+            f"the repository cannot be upgraded: properties of a snapshot have no form in the new format: {error}",
+            ErrorKind.SERIALIZATION,
+        ) from error
 
 
 async def plan_upgrade(refs: RefStore) -> MigrationPlan:
