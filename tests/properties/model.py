@@ -102,6 +102,12 @@ class Changes:
         chunks = {identity: set(coords) for identity, coords in self.chunks.items()}
         return Changes(set(self.new), dict(self.deleted), set(self.updated), chunks, set(self.moved), self.settled)
 
+    def having_made(self, paths: Iterable[str]) -> Changes:
+        """The same, and these nodes made as well."""
+        made = self.copy()
+        made.new |= set(paths)
+        return made
+
     def merged(self, later: Changes) -> Changes:
         """Both, one after the other, as an amended commit has them: what was made and deleted leaves no trace."""
         both = self.copy()
@@ -308,7 +314,12 @@ class Model:
             owner = commit if at in left else owner
             found.append((owner, commit))
             at = commit.parent if spec == 1 else commit.made_on
-        return None if at is None else found[::-1]
+        if at is None:
+            return None
+        if spec == 1 and base == self.root and found and found[-1][1].lost:
+            owner, first = found[-1]  # all that is there was made since, whoever made it
+            found[-1] = owner, replace(first, changes=first.changes.having_made(owner.tree.nodes))
+        return found[::-1]
 
     def rebased(self, work: Work, spec: int) -> Work | None:
         """A session as it is on the tip of its branch; None where that contradicts it, or cannot be told."""
