@@ -18,6 +18,12 @@ def spec(request):
     return request.param
 
 
+@pytest.fixture(params=[1, 64], ids=["near", "far"])
+def width(request, monkeypatch):
+    """A storage at hand, or one over a network: there requests that do not need each other go out together."""
+    monkeypatch.setattr(MemoryStorage, "concurrency", request.param)
+
+
 def prepare(spec, *, tag=False):
     async def made():
         storage = MemoryStorage()
@@ -43,7 +49,7 @@ def committer(name, key, *, solver=SOLVER, branch="main"):
     return act
 
 
-def test_two_commits_to_different_chunks_both_arrive(spec):
+def test_two_commits_to_different_chunks_both_arrive(spec, width):
     async def check(storage, outcomes):
         assert [outcome.error for outcome in outcomes] == [None, None]
         repo = await assert_whole(storage)
@@ -55,7 +61,7 @@ def test_two_commits_to_different_chunks_both_arrive(spec):
     assert explored.complete > 1
 
 
-def test_two_commits_to_one_chunk_never_hide_each_other(spec):
+def test_two_commits_to_one_chunk_never_hide_each_other(spec, width):
     async def check(storage, outcomes):
         repo = await assert_whole(storage)
         failed = [outcome for outcome in outcomes if outcome.error is not None]
@@ -67,7 +73,7 @@ def test_two_commits_to_one_chunk_never_hide_each_other(spec):
     explore(prepare(spec), [committer("one", "a/c/0/0"), committer("two", "a/c/0/0")], check)
 
 
-def test_without_a_solver_the_second_gets_a_conflict(spec):
+def test_without_a_solver_the_second_gets_a_conflict(spec, width):
     async def check(storage, outcomes):
         repo = await assert_whole(storage)
         failed = [outcome for outcome in outcomes if outcome.error is not None]
@@ -123,7 +129,7 @@ def rebound(core, storage):
     core.refs.storage = storage
 
 
-def test_racing_to_create_branches_and_tags(spec):
+def test_racing_to_create_branches_and_tags(spec, width):
     def actor(make):
         async def act(storage):
             repo = await Repository.open_async(storage)
@@ -143,7 +149,7 @@ def test_racing_to_create_branches_and_tags(spec):
         explore(prepare(spec), [actor(make), actor(make)], check)
 
 
-def test_racing_to_create_a_repository(spec):
+def test_racing_to_create_a_repository(spec, width):
     async def create(storage):
         await Repository.create_async(storage, spec_version=spec)
 
@@ -169,7 +175,7 @@ def test_racing_to_create_a_repository(spec):
     explore(nothing, [open_or_create, open_or_create], both)
 
 
-def test_a_commit_races_a_reset(spec):
+def test_a_commit_races_a_reset(spec, width):
     async def reset(storage):
         repo = await Repository.open_async(storage)
         root = [info.id async for info in repo.async_ancestry(branch="main")][-1]
@@ -208,7 +214,7 @@ def test_a_commit_races_the_deletion_of_its_branch(spec):
     explore(made, [committer("one", "a/c/0/0", branch="dev"), delete], check)
 
 
-def test_group_created_by_both(spec):
+def test_group_created_by_both(spec, width):
     async def check(storage, outcomes):
         await assert_whole(storage)
         failed = [outcome.error for outcome in outcomes if outcome.error is not None]

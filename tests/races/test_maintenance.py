@@ -34,11 +34,13 @@ def clock(monkeypatch):
 class Race:
     """One kind of race on one format; `ids` names snapshots of the repository that it starts from.
 
-    `also` does something more to that repository.
+    `also` does something more to that repository. `far` is for a storage over a network, where requests go out together
+    and a commit writes its files before it knows where its branch stands.
     """
 
-    def __init__(self, spec, clock, also=None):
+    def __init__(self, spec, clock, also=None, *, far=False):
         self.clock = clock
+        self.width = 64 if far else 1
         self.spec = spec
         self.base, self.ids = run(old_repository(spec, clock))
         if also is not None:
@@ -53,6 +55,7 @@ class Race:
             ready.clear()
             self.clock.set(START + 10 * DAY)
             storage = self.base.copy()
+            storage.concurrency = self.width
             for before, _ in actors:
                 repo = await icechunk.Repository.open_async(storage)
                 ready.append((repo, await before(repo)))
@@ -137,22 +140,27 @@ async def assert_original(repo):
     assert ORIGINAL.items() <= (await contents(repo)).items()
 
 
+@pytest.fixture(params=[False, True], ids=["near", "far"])
+def far(request):
+    return request.param
+
+
 # --- collection -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_collection_and_a_commit(spec, clock):
+def test_a_collection_and_a_commit(spec, clock, far):
     async def check(repo, outcomes):
         assert errors(outcomes) == [None, None]
         assert await messages(repo) == ["new", *HISTORY]
         await assert_original(repo)
         assert (await contents(repo))["a/c/0/0"] == b"new".ljust(1000)
 
-    Race(spec, clock).go([committer("new", "a/c/0/0"), collector()], check)
+    Race(spec, clock, far=far).go([committer("new", "a/c/0/0"), collector()], check)
 
 
 @pytest.mark.parametrize("kind", ["branch", "tag", "reset"])
-def test_a_collection_and_a_ref_to_what_nobody_needs(spec, clock, kind):
-    race = Race(spec, clock)
+def test_a_collection_and_a_ref_to_what_nobody_needs(spec, clock, kind, far):
+    race = Race(spec, clock, far=far)
     lost = race.ids["lost"]
     make = {
         "branch": lambda repo: repo.create_branch_async("found", lost),
@@ -214,8 +222,8 @@ async def cut(race):
     return await between(await icechunk.Repository.open_async(race.base), "first", "second")
 
 
-def test_an_expiration_and_a_commit(spec, clock):
-    race = Race(spec, clock)
+def test_an_expiration_and_a_commit(spec, clock, far):
+    race = Race(spec, clock, far=far)
 
     async def check(repo, outcomes):
         assert errors(outcomes) == [None, None]
@@ -318,7 +326,7 @@ def test_a_branch_that_expires_gets_a_commit(spec, clock):
 
 
 @pytest.mark.parametrize("keep", [False, True], ids=["deleting", "keeping"])
-def test_an_upgrade_and_a_commit(clock, keep):
+def test_an_upgrade_and_a_commit(clock, keep, far):
     async def check(repo, outcomes):
         committed, upgraded = errors(outcomes)
         assert only(committed, "commit-conflict", "unsupported-spec-version", "branch-not-found")
@@ -331,13 +339,13 @@ def test_an_upgrade_and_a_commit(clock, keep):
     async def upgrade(repo):
         await repo._upgrade(dry_run=False, delete_unused_v1_files=not keep, prefetch_concurrency=None)
 
-    Race(1, clock).go([committer("new", "a/c/0/0"), plain(upgrade)], check)
+    Race(1, clock, far=far).go([committer("new", "a/c/0/0"), plain(upgrade)], check)
 
 
 # --- everything else that moves something ----------------------------------------------------------------------------------
 
 
-def test_an_amendment_and_a_commit(clock):
+def test_an_amendment_and_a_commit(spec, clock, far):
     async def check(repo, outcomes):
         failed = [error for error in errors(outcomes) if error is not None]
         assert len(failed) == 1 and only(failed[0], "commit-conflict")
@@ -345,10 +353,10 @@ def test_an_amendment_and_a_commit(clock):
         await assert_original(repo)
 
     actors = [committer("new", "a/c/0/0"), committer("amended", "a/c/0/1", amend=True)]
-    Race(2, clock).go(actors, check)
+    Race(spec, clock, far=far).go(actors, check)
 
 
-def test_rewriting_manifests_and_a_commit(spec, clock):
+def test_rewriting_manifests_and_a_commit(spec, clock, far):
     async def check(repo, outcomes):
         committed, rewritten = errors(outcomes)
         assert only(committed) and only(rewritten, "commit-conflict")
@@ -358,7 +366,7 @@ def test_rewriting_manifests_and_a_commit(spec, clock):
 
     rewriter = plain(lambda repo: repo.rewrite_manifests_async("rewritten", branch="main"))
     actors = [committer("new", "a/c/0/0", solver=icechunk.ConflictDetector()), rewriter]
-    Race(spec, clock).go(actors, check)
+    Race(spec, clock, far=far).go(actors, check)
 
 
 def test_a_configuration_and_a_commit(spec, clock):
@@ -463,7 +471,7 @@ async def _tip(storage):
     return await (await icechunk.Repository.open_async(storage)).lookup_branch_async("main")
 
 
-def test_moves_and_a_commit_below_what_moves(clock):
+def test_moves_and_a_commit_below_what_moves(spec, clock):
     async def before(repo):
         session = await repo.rearrange_session_async("main")
         await session.move_async("/a", "/b")
@@ -488,4 +496,4 @@ def test_moves_and_a_commit_below_what_moves(clock):
         await session.commit_async("root")
 
     actors = [committer("new", "a/c/0/0", solver=icechunk.ConflictDetector()), (before, move)]
-    Race(2, clock, also=rooted).go(actors, check)
+    Race(spec, clock, also=rooted).go(actors, check)
