@@ -200,6 +200,7 @@ class Work:
         for path, node in self.changes.deleted.items():
             if node.identity in gone and (path not in tree.nodes or tree.nodes[path].identity != node.identity):
                 del changes.deleted[path]
+        changes.settled = False
         changes.settled = bool(self.changes) and not changes
         work = replace(self, base=base, changes=changes, origin=tree)
         work.tree = work.apply(tree)
