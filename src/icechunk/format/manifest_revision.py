@@ -13,7 +13,7 @@ segmented file the segments that stay the same are carried over compressed as th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from icechunk.flatbuf.columns import Positions, TableColumns, element_positions,
 from icechunk.flatbuf.schema import U32
 from icechunk.format.chunk_keys import Coords, joint_keys
 from icechunk.format.chunk_table import NATIVE, ChunkTable
-from icechunk.format.envelope import MAX_PAYLOAD, FileType, seal
+from icechunk.format.envelope import MAX_PAYLOAD, Buffer, FileType, seal, seal_pieces
 from icechunk.format.manifest_encoding import BlockWriter, head_pieces
 from icechunk.format.manifest_layout import ROOMY_FROM, Revised, build_head
 from icechunk.format.schemas import CHUNK_REF
@@ -137,6 +137,11 @@ class _Revision:
         ids, lengths = tables.layouts("chunk_id"), tables.layouts("length")
         if not ids.all() or not lengths.all() or tables.scalar("offset").any():
             return None
+        if self.segments is None and len(rows) <= _FEW:
+            edits = [(at, each.tobytes()) for at, each in zip(ids.tolist(), newer.chunk_ids, strict=True)]
+            edits += [(at, each.tobytes()) for at, each in zip(lengths.tolist(), newer.length, strict=True)]
+            pieces = _patched(memoryview(old.doc.buf), sorted([(old.id_position, self.id), *edits]))
+            return Revised(self._seal_pieces(pieces, old.doc.size), self.array.count)
         payload, changed = self._copy(places)
         _windows(payload, "V12")[ids] = np.ascontiguousarray(newer.chunk_ids).view("V12")[:, 0]
         _windows(payload, "<u8")[lengths] = newer.length
@@ -188,30 +193,28 @@ class _Revision:
             return None
         places = np.insert(places + shift, np.searchsorted(np.flatnonzero(kept), rows), added)
         front = b"".join(head_pieces(head, [places]))
+        if self.segments is None:
+            old.need(begin, old.doc.size)
+            blocks = memoryview(old.doc.buf)[begin:]
+            pieces = (front, blocks, bytes(end - old.doc.size), *writer.pieces)
+            return Revised(self._seal_pieces(pieces, writer.at), count)
         cuts = [head.tables, head.vectors_end, *(cut + shift for cut in blocks_cuts)]
         payload = np.zeros(writer.at, np.uint8)
         payload[: len(front)] = np.frombuffer(front, np.uint8)
         carried = range(2, len(cuts) + (1 if apart or not len(newer) else 0))
-        self._carry(
-            payload, begin, head.blocks, last if self.segments is not None else begin, len(newer) > 0 and not apart
-        )
+        if len(newer) and not apart:
+            self._carry(payload, head.blocks - begin, last)
         tail = b"".join(writer.pieces)
         payload[len(payload) - len(tail) :] = np.frombuffer(tail, np.uint8)
         if apart:
             cuts.append(at)
         return Revised(self._seal(payload, [*cuts, *writer.cuts], {number: number for number in carried}), count)
 
-    def _carry(self, payload: npt.NDArray[np.uint8], begin: int, to: int, last: int, extended: bool) -> None:
-        """Copy old blocks into the new payload: all, or of a segmented one the last segment if it is extended."""
+    def _carry(self, payload: npt.NDArray[np.uint8], shift: int, first: int) -> None:
+        """Copy the last segment of the old blocks, which begins at `first`, into the new payload: it is extended."""
         old = self.old
-        first = begin
-        if self.segments is not None:
-            if not extended:
-                return
-            first = last
         old.need(first, old.doc.size)
-        buf = np.frombuffer(old.doc.buf, np.uint8)
-        payload[to + first - begin : to + old.doc.size - begin] = buf[first:]
+        payload[first + shift : old.doc.size + shift] = np.frombuffer(old.doc.buf, np.uint8)[first:]
 
     def _places(self) -> Positions:
         """Where the table of each old reference lies."""
@@ -235,6 +238,19 @@ class _Revision:
         if self.segments is not None:
             segments = Segmentation(tuple(cuts), {new: self.segments.blocks(was) for new, was in reuse.items()})
         return seal(payload.data, FileType.MANIFEST, spec=self.spec, level=self.level, segments=segments)
+
+    def _seal_pieces(self, pieces: Iterable[Buffer], size: int) -> bytes:
+        return seal_pieces(pieces, size, FileType.MANIFEST, spec=self.spec, level=self.level)
+
+
+def _patched(payload: memoryview, edits: Iterable[tuple[int, bytes]]) -> Iterator[Buffer]:
+    """The payload with other bytes at some positions, in order; so that a large one is not copied for a few."""
+    at = 0
+    for start, content in edits:
+        yield payload[at:start]
+        yield content
+        at = start + len(content)
+    yield payload[at:]
 
 
 def _windows(payload: npt.NDArray[np.uint8], dtype: str) -> npt.NDArray[Any]:
