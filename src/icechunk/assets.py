@@ -8,12 +8,13 @@ through `write_snapshot`), so what was decoded once is kept.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from icechunk._driver import offload
 from icechunk.cache import WeightedCache
-from icechunk.errors import ErrorKind, ObjectNotFoundError, SnapshotNotFoundError, StorageError
+from icechunk.errors import ErrorKind, IcechunkError, ObjectNotFoundError, SnapshotNotFoundError, StorageError
 from icechunk.format.chunk_ref import Native
 from icechunk.format.envelope import WRITER_NAME
 from icechunk.format.ids import format_id
@@ -95,6 +96,15 @@ class Assets:
     def kept_snapshot(self, snapshot_id: bytes) -> Snapshot | None:
         """The snapshot of this id if it was read before and is still at hand."""
         return self._snapshots.get(snapshot_id)
+
+    def can_foresee(self, snapshot_id: bytes) -> bool:
+        """Whether fetching a snapshot before it is asked for may save time: it is not at hand, and would be kept."""
+        return self.settings.cached_nodes > 0 and self._snapshots.get(snapshot_id) is None
+
+    async def foresee(self, snapshot_id: bytes) -> None:
+        """Fetch a snapshot that will probably be needed; nothing happens where there is none."""
+        with suppress(IcechunkError):
+            await self.snapshot(snapshot_id)
 
     async def manifest(self, manifest_id: bytes, size: int | None = None) -> Manifest:
         """The manifest of this id. `size` is that of its file, where the caller knows it."""

@@ -382,15 +382,16 @@ class Repository(Maintenance, Shown):
         """
         if as_of is not None and branch is None:
             raise ValueError("as_of argument must be provided together with a branch name")
-        found = await self._resolve(branch, tag, snapshot_id, as_of)
-        return await self._session(found, Mode.READ_ONLY)
+        if branch is not None and tag is None and snapshot_id is None and as_of is None:
+            return await self._session(await self._tip(branch), Mode.READ_ONLY)
+        return await self._session(await self._resolve(branch, tag, snapshot_id, as_of), Mode.READ_ONLY)
 
     readonly_session = blocking(readonly_session_async)
 
     async def writable_session_async(self, branch: str) -> Session:
         """A session that can be written to and committed to `branch`. Raises `RefNotFoundError`."""
         refs = self._core.refs
-        tip = await refs.branch_tip(branch)
+        tip = await self._tip(branch)
         await refs.ensure_writable("Cannot create writable session")
         return await self._session(tip, Mode.EDIT, branch)
 
@@ -425,6 +426,15 @@ class Repository(Maintenance, Shown):
             return await refs.tag_target(tag)
         assert snapshot_id is not None
         return (await refs.snapshot_record(parse_snapshot_id(snapshot_id))).id
+
+    async def _tip(self, branch: str) -> bytes:
+        """Where a branch stands; meanwhile the snapshot at which it stood before is fetched, since it will often be that."""
+        core = self._core
+        guess = core.refs.remembered_tip(branch)
+        if guess is None or core.width <= 1 or not core.assets.can_foresee(guess):
+            return await core.refs.branch_tip(branch)
+        tip, _ = await gather(core.refs.branch_tip(branch), core.assets.foresee(guess))
+        return bytes(tip)
 
     @contextmanager
     def transaction(

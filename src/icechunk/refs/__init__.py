@@ -81,6 +81,7 @@ async def open_refs(context: Context) -> RefStore | None:
         return None
     older = RefFiles(context)
     older.config_was(config, ahead=True)
+    older.tip_was(MAIN, main[0])
     return older
 
 

@@ -285,6 +285,10 @@ class RefStore(ABC):
     async def branch_tip(self, name: str) -> bytes:
         """The snapshot at which a branch stands; raises `RefNotFoundError`."""
 
+    def remembered_tip(self, name: str) -> bytes | None:
+        """The snapshot at which a branch stood when it was last read here; a guess, None where there is none."""
+        return None
+
     @abstractmethod
     async def tag_target(self, name: str) -> bytes:
         """The snapshot that a tag names; raises `RefNotFoundError`."""

@@ -164,6 +164,7 @@ class RefFiles(RefStore):
         self._chain = SnapshotChain(context)
         self._config: tuple[Buffer, Version] | None = None
         self._config_known = self._config_ahead = False
+        self._tips: dict[str, bytes] = {}
         self._clock_checked: int | None = None
 
     def rebind(self, context: Context) -> None:
@@ -181,7 +182,17 @@ class RefFiles(RefStore):
     async def _stand(self, name: str) -> _Stand | None:
         path = branch_path(name)
         found = await read_or_none(self.storage, path)
-        return None if found is None else _Stand(decode_ref(found[0], path), found[1])
+        if found is None:
+            return None
+        return _Stand(self.tip_was(name, found[0]), found[1])
+
+    def tip_was(self, name: str, stored: Buffer) -> bytes:
+        """Take note of where a branch stands, which somebody has read."""
+        tip = self._tips[name] = decode_ref(stored, branch_path(name))
+        return tip
+
+    def remembered_tip(self, name: str) -> bytes | None:
+        return self._tips.get(name)
 
     async def tag_target(self, name: str) -> bytes:
         found, deleted = await gather(

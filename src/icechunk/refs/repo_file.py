@@ -249,6 +249,10 @@ class RepoFile(RefStore):
     async def branch_tip(self, name: str) -> bytes:
         return _found((await self.info()).branches.get(name), name)
 
+    def remembered_tip(self, name: str) -> bytes | None:
+        last = self._last
+        return None if last is None else last.info.branches.get(name)
+
     async def tag_target(self, name: str) -> bytes:
         return _found((await self.info()).tags.get(name), name)
 
