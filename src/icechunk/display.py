@@ -91,7 +91,7 @@ def _block(value: Any) -> list[str] | None:
     if isinstance(value, Shown):
         return card_text(value._card()).split("\n")
     if isinstance(value, Mapping) and value:
-        return _row_lines(Row(str(key), item) for key, item in value.items())
+        return _row_lines(Row(masked_url(str(key)), item) for key, item in value.items())
     if isinstance(value, Plain) and "\n" in value:
         return value.split("\n")
     return None
@@ -123,7 +123,9 @@ def _argument_text(value: Any) -> str:
     if isinstance(value, str):
         return quoted(value)
     if isinstance(value, dict) and value:
-        items = (f"{_INDENT}{quoted(str(key))}: {_nested(_argument_text(item))}," for key, item in value.items())
+        items = (
+            f"{_INDENT}{quoted(masked_url(str(key)))}: {_nested(_argument_text(item))}," for key, item in value.items()
+        )
         return "\n".join(["{", *items, "}"])
     return repr(value)
 
@@ -249,7 +251,9 @@ def _row_html(row: Row) -> str:
     if isinstance(value, Card):
         return _folded(name, value.title.rpartition(".")[2], _table_html(value.rows))
     if isinstance(value, Mapping) and value:
-        return _folded(name, "", _table_html(Row(str(key), item) for key, item in value.items()), unfolded=True)
+        return _folded(
+            name, "", _table_html(Row(masked_url(str(key)), item) for key, item in value.items()), unfolded=True
+        )
     # in a cell of its own a text needs no quotes
     text = html.escape(value if isinstance(value, str) else scalar_text(value))
     mark = ' class="icechunk-default" title="default"' if is_default else ""

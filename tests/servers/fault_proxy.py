@@ -80,6 +80,8 @@ class Proxy:
     url: str
     backend: str
     plan: Plan | None = None
+    latency: float = 0.0
+    """Seconds that every request takes at least, so that those made together overlap."""
     passed: list[Passing] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -163,6 +165,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         with self.proxy.lock:  # before the client knows, so that it finds what it did
             self.proxy.passed.append(passing)
         try:
+            if self.proxy.latency:
+                time.sleep(self.proxy.latency)
             self.pass_on(passing, body)
         finally:
             passing.ended = time.monotonic()
@@ -248,9 +252,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def proxy_of(backend: str, plan: Plan | None = None) -> Iterator[Proxy]:
+def proxy_of(backend: str, plan: Plan | None = None, latency: float = 0.0) -> Iterator[Proxy]:
     """A proxy of the server at the address `backend`."""
-    proxy = Proxy("", backend, plan)
+    proxy = Proxy("", backend, plan, latency)
     with Server(("127.0.0.1", 0), type("Bound", (Handler,), {"proxy": proxy})) as server:
         proxy.url = f"http://127.0.0.1:{server.server_port}"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})

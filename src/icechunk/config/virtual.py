@@ -274,6 +274,13 @@ class VirtualChunkContainer(Settings):
     def __init__(self, url_prefix: str, store: ObjectStoreConfig, name: str | None = None) -> None:
         super().__init__(name=name, url_prefix=url_prefix, store=store)
 
+    def _constructor_values(self) -> Iterator[tuple[str, Any]]:
+        for name, value in super()._constructor_values():
+            yield name, masked_url(value) if name == "url_prefix" else value
+
+    def _card(self) -> Card:
+        return Card(self._title, [Row(name, value) for name, value in self._constructor_values()])
+
 
 _SCHEMES: dict[type[ObjectStoreConfig], tuple[str, ...]] = {
     ObjectStoreConfig.InMemory: ("memory",),

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from icechunk._driver import is_blocking, pause
 from icechunk.config.effective import EffectiveStorage
 from icechunk.errors import ErrorKind, StorageError
-from icechunk.storage._object_errors import client_module, is_broken_off, is_past_the_end, translate
+from icechunk.storage._object_errors import client_module, explain, is_broken_off, is_past_the_end, translate
 from icechunk.storage._object_services import Place, Purpose
 from icechunk.storage.base import Buffer
 
@@ -35,9 +35,10 @@ class NotModified(Exception):
 class BrokenOff(Exception):
     """An answer ended too early; the request may have been done, or not."""
 
-    def __init__(self, error: Exception) -> None:
-        super().__init__(str(error))
-        self.error = error
+    @property
+    def failure(self) -> StorageError:
+        """What is raised where trying again does not help either."""
+        return StorageError(f"object store error: {self}", ErrorKind.OBJECT_STORE)
 
 
 class Asking:
@@ -67,15 +68,10 @@ class Asking:
         except StorageError:
             raise
         except Exception as error:
-            if verb == "get" and is_past_the_end(error):
-                raise PastTheEnd from None
-            if type(error).__name__ == "NotModifiedError":
-                raise NotModified from None
-            if is_broken_off(error):
-                raise BrokenOff(error) from None
-            raise translate(error, path) from None
+            failure = _translated(error, verb, path)
+        raise failure  # not where the client's error, which tells secrets, would become its context
 
-    async def patiently(self, attempt: Callable[[], Awaitable[T]], path: str) -> T:
+    async def patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """`attempt()`, again when an answer broke off in a way that the client does not mend."""
         tries = self.attempts
         while True:
@@ -84,7 +80,7 @@ class Asking:
                 return await attempt()
             except BrokenOff as broken:
                 if tries <= 0:
-                    raise translate(broken.error, path) from None
+                    raise broken.failure from None
             await self.short_pause()
 
     @property
@@ -120,7 +116,18 @@ class _Clients:
         except StorageError:
             raise
         except Exception as error:
-            raise StorageError(f"storage configuration error: {error}", ErrorKind.STORAGE_CONFIG) from None
+            failure = StorageError(f"storage configuration error: {explain(error)}", ErrorKind.STORAGE_CONFIG)
+        raise failure
+
+
+def _translated(error: Exception, verb: str, path: str) -> Exception:
+    if verb == "get" and is_past_the_end(error):
+        return PastTheEnd()
+    if type(error).__name__ == "NotModifiedError":
+        return NotModified()
+    if is_broken_off(error):
+        return BrokenOff(explain(error))
+    return translate(error, path)
 
 
 async def drained(response: Any) -> Buffer:
@@ -128,8 +135,10 @@ async def drained(response: Any) -> Buffer:
     try:
         data = response.bytes() if is_blocking() else await response.bytes_async()
     except Exception as error:
-        raise BrokenOff(error) from None
-    return bytes(data) if len(data) < _COPIED_BELOW else memoryview(data)
+        failure = BrokenOff(explain(error))
+    else:
+        return bytes(data) if len(data) < _COPIED_BELOW else memoryview(data)
+    raise failure
 
 
 async def beginning(response: Any, count: int) -> Buffer:
@@ -138,5 +147,7 @@ async def beginning(response: Any, count: int) -> Buffer:
     try:
         data = next(stream, b"") if is_blocking() else await anext(stream, b"")
     except Exception as error:
-        raise BrokenOff(error) from None
-    return memoryview(data)[:count]
+        failure = BrokenOff(explain(error))
+    else:
+        return memoryview(data)[:count]
+    raise failure

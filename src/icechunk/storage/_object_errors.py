@@ -9,6 +9,7 @@ import os
 import re
 from types import ModuleType
 
+from icechunk.display import masked_url
 from icechunk.errors import ErrorKind, InvalidInputError, ObjectNotFoundError, PreconditionFailedError, StorageError
 from icechunk.storage.doctor import without_conditions
 
@@ -66,7 +67,7 @@ if hasattr(os, "register_at_fork"):
 def explain(error: BaseException) -> str:
     """The text of a client's error: what is for people, without secrets."""
     text = str(error).partition("Debug source:")[0].strip()
-    return _SECRETS.sub(r"\1=****", text) or type(error).__name__
+    return masked_url(_SECRETS.sub(r"\1=****", text)) or type(error).__name__
 
 
 def is_past_the_end(error: BaseException) -> bool:

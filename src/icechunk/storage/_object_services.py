@@ -28,6 +28,7 @@ from icechunk.credentials import (
     S3StaticCredentials,
 )
 from icechunk.credentials.refresh import Refresher
+from icechunk.display import masked_url
 from icechunk.errors import ErrorKind, StorageError
 from icechunk.storage import _aws_profile
 from icechunk.storage._object_errors import import_client
@@ -123,8 +124,19 @@ class Place(Protocol):
         """Facts for display, no secrets."""
 
 
-@dataclass(frozen=True)
-class S3Place:
+class _Shown:
+    """Shows of a place what `describe` says, and no secret."""
+
+    def describe(self) -> dict[str, Any]:
+        """Facts for display."""
+        return {}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.describe().items())})"
+
+
+@dataclass(frozen=True, repr=False)
+class S3Place(_Shown):
     """A bucket of S3 or of a service that speaks it."""
 
     bucket: str
@@ -178,7 +190,8 @@ class S3Place:
     def describe(self) -> dict[str, Any]:
         options = self.options
         facts = {"type": self.service.name, "bucket": self.bucket, "prefix": self.prefix}
-        shown = {"region": options.region, "endpoint_url": options.endpoint_url}
+        endpoint = None if options.endpoint_url is None else masked_url(options.endpoint_url)
+        shown = {"region": options.region, "endpoint_url": endpoint}
         return facts | {name: value for name, value in shown.items() if value is not None}
 
 
@@ -238,8 +251,8 @@ def _s3_key(found: S3StaticCredentials) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class GcsPlace:
+@dataclass(frozen=True, repr=False)
+class GcsPlace(_Shown):
     """A bucket of Google Cloud Storage."""
 
     bucket: str
@@ -294,8 +307,8 @@ def _gcs_credentials(credentials: AnyGcsCredential) -> dict[str, Any]:
     return {option: static._0}
 
 
-@dataclass(frozen=True)
-class AzurePlace:
+@dataclass(frozen=True, repr=False)
+class AzurePlace(_Shown):
     """A container of Azure Blob Storage."""
 
     account: str
@@ -355,8 +368,8 @@ def _azure_secret(found: Any) -> dict[str, Any]:
     return {"token": found.bearer, "expires_at": found.expires_after}
 
 
-@dataclass(frozen=True)
-class HttpPlace:
+@dataclass(frozen=True, repr=False)
+class HttpPlace(_Shown):
     """A directory of a web server."""
 
     base_url: str
@@ -376,11 +389,11 @@ class HttpPlace:
         return HTTPStore(self.base_url, client_options=options, retry_config=_retry_config(settings))
 
     def describe(self) -> dict[str, Any]:
-        return {"type": self.service.name, "url": self.base_url}
+        return {"type": self.service.name, "url": masked_url(self.base_url)}
 
 
-@dataclass(frozen=True)
-class GivenPlace:
+@dataclass(frozen=True, repr=False)
+class GivenPlace(_Shown):
     """A store that the user made. What it does about retries and time-outs is the user's business."""
 
     store: Any

@@ -20,6 +20,7 @@ from icechunk.credentials import (
     GcsCredentials,
     S3Credentials,
 )
+from icechunk.display import masked_url
 from icechunk.errors import ErrorKind, StorageError
 from icechunk.storage.base import Storage
 
@@ -229,7 +230,13 @@ def new_redirect(base_url: str) -> Storage:
     """See `redirect_storage`."""
     from icechunk.storage.redirect import RedirectStorage
 
-    return RedirectStorage(web_url(base_url))
+    url = web_url(base_url)
+    if "@" in urlsplit(url).netloc:
+        raise StorageError(
+            f"storage configuration error: {masked_url(url)} names a user, and redirects are asked for without credentials",
+            _CONFIG,
+        )
+    return RedirectStorage(url)
 
 
 # --------------------------------------------------------------------------------------------------------------- checks
@@ -254,7 +261,7 @@ def web_url(url: str) -> str:
     parts = urlsplit(checks.text(url, "base_url"))
     if parts.scheme.lower() not in ("http", "https") or not parts.hostname:
         raise StorageError(
-            f'error parsing URL: "{url}": expected http://... or https://...', ErrorKind.CANNOT_PARSE_URL
+            f'error parsing URL: "{masked_url(url)}": expected http://... or https://...', ErrorKind.CANNOT_PARSE_URL
         )
     return url
 

@@ -29,6 +29,7 @@ from icechunk.storage._names import decode_part, encode_path
 from icechunk.storage._object_client import Asking, BrokenOff, NotModified, PastTheEnd, beginning, drained
 from icechunk.storage._object_errors import (
     client_module,
+    explain,
     is_broken_off,
     is_plain_conflict,
     translate,
@@ -120,14 +121,14 @@ class ObjectStorage(Storage):
             return await self._body(await self._asking.request("get", "read", path, key, options=options), key, path)
 
         try:
-            found = await self._asking.patiently(attempt, path)
+            found = await self._asking.patiently(attempt)
         except NotModified:
             return None
         return None if found.version == since else (found.data, found.version)
 
     async def fetch(self, key: str, path: str, byte_range: ByteRange | None) -> Fetched:
         """The bytes of the object with this very key; `path` is what errors call it."""
-        return await self._asking.patiently(lambda: self._fetch_once(key, path, byte_range), path)
+        return await self._asking.patiently(lambda: self._fetch_once(key, path, byte_range))
 
     async def _fetch_once(self, key: str, path: str, byte_range: ByteRange | None) -> Fetched:
         if byte_range is None:
@@ -194,7 +195,7 @@ class ObjectStorage(Storage):
                 facts = Fetched(b"", meta["e_tag"], meta["version"], meta["last_modified"])
                 first = first or facts
                 if facts != first:
-                    raise BrokenOff(RuntimeError(f"`{path}` was replaced while it was read"))
+                    raise BrokenOff(f"`{path}` was replaced while it was read")
             result[begin - start : begin - start + len(data)] = data
             return len(data)
 
@@ -211,7 +212,7 @@ class ObjectStorage(Storage):
         return True
 
     async def _head(self, path: str, key: str) -> Any:
-        return await self._asking.patiently(lambda: self._asking.request("head", "read", path, key), path)
+        return await self._asking.patiently(lambda: self._asking.request("head", "read", path, key))
 
     async def modified_at(self, path: str) -> datetime | None:
         facts = await self._head(path, self._key(path))
@@ -257,7 +258,7 @@ class ObjectStorage(Storage):
                     raise
             except BrokenOff as broken:
                 if tries <= 0:
-                    raise translate(broken.error, path) from None
+                    raise broken.failure from None
                 repeated = True
             except ObjectNotFoundError as error:
                 if mode == "overwrite":
@@ -330,7 +331,7 @@ class ObjectStorage(Storage):
             return response
 
         try:
-            response = await self._asking.patiently(attempt, path)
+            response = await self._asking.patiently(attempt)
         except ObjectNotFoundError:
             return isinstance(only_if, Absent)
         version = Version(response.meta["e_tag"] or None, response.meta["version"])
@@ -366,7 +367,7 @@ class ObjectStorage(Storage):
     async def _delete_one(self, path_and_key: tuple[str, str]) -> tuple[str, str] | None:
         path, key = path_and_key
         try:
-            await self._asking.patiently(lambda: self._asking.request("delete", "delete", path, key), path)
+            await self._asking.patiently(lambda: self._asking.request("delete", "delete", path, key))
         except ObjectNotFoundError:
             return None
         except StorageError as error:
@@ -390,12 +391,11 @@ class ObjectStorage(Storage):
                 stream = client_module().list(
                     self._asking.client("read"), start[:-1] or None, offset=last, chunk_size=size
                 )
-            try:
-                batch = next(stream, None) if is_blocking() else await anext(stream, None)
-            except Exception as error:
+            batch, failure = await self._next_batch(stream, prefix)
+            if failure is not None:
                 tries -= 1
-                if tries <= 0 or not is_broken_off(error) or not (last is None or self._service.lists_from):
-                    raise translate(error, prefix) from None
+                if tries <= 0 or not isinstance(failure, BrokenOff) or not (last is None or self._service.lists_from):
+                    raise failure.failure if isinstance(failure, BrokenOff) else failure
                 stream = None
                 await self._asking.short_pause()
                 continue
@@ -403,6 +403,12 @@ class ObjectStorage(Storage):
                 return
             last = batch[-1]["path"]
             yield [info for info in map(self._info, batch) if info is not None and info.path.startswith(prefix)]
+
+    async def _next_batch(self, stream: Any, prefix: str) -> tuple[Any, Exception | None]:
+        try:
+            return (next(stream, None) if is_blocking() else await anext(stream, None)), None
+        except Exception as error:
+            return None, BrokenOff(explain(error)) if is_broken_off(error) else translate(error, prefix)
 
     def _info(self, meta: Any) -> ObjectInfo | None:
         key: str = meta["path"]

@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, urljoin, urlsplit
 
 from icechunk.config.virtual import S3Options
 from icechunk.credentials import GcsCredentials, S3Credentials
+from icechunk.display import masked_url
 from icechunk.errors import ErrorKind, StorageError
 from icechunk.storage.base import Storage
 from icechunk.storage.builders import new_gcs, new_r2, new_s3, new_tigris
@@ -51,7 +52,7 @@ class RedirectStorage(StorageWrapper):
         return inner
 
     def describe(self) -> dict[str, Any]:
-        return {"type": "redirect", "url": self._base_url}
+        return {"type": "redirect", "url": masked_url(self._base_url)}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RedirectStorage, (self._base_url,)
@@ -108,4 +109,4 @@ def storage_at(url: str) -> Storage:
 
 
 def _bad(why: str) -> StorageError:
-    return StorageError(f"Redirect Storage error: {why}", ErrorKind.BAD_REDIRECT)
+    return StorageError(f"Redirect Storage error: {masked_url(why)}", ErrorKind.BAD_REDIRECT)
