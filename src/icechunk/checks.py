@@ -7,6 +7,7 @@ name the argument.
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -42,6 +43,15 @@ def text(value: Any, name: str) -> str:
     return instance(value, name, str)
 
 
+def unicode_text(value: Any, name: str) -> str:
+    """`value` if it is a str that can be stored: Python lets halves of surrogate pairs stand alone, Unicode does not."""
+    try:
+        text(value, name).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"argument '{name}' is no Unicode text: {error}") from None
+    return str(value)
+
+
 def flag(value: Any, name: str) -> bool:
     """`value` if it is a bool."""
     return instance(value, name, bool)
@@ -50,6 +60,13 @@ def flag(value: Any, name: str) -> bool:
 def text_map(value: Any, name: str) -> dict[str, str]:
     """A copy of `value`, a dict of str to str."""
     return {text(key, name): text(item, name) for key, item in instance(value, name, dict).items()}
+
+
+def mapping(value: Any, name: str) -> dict[str, Any]:
+    """A copy of `value`, any mapping."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"argument '{name}': expected a dict, got '{type(value).__name__}'")
+    return dict(value)
 
 
 def moment(value: Any, name: str) -> datetime:

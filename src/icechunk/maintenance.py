@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
 from icechunk._driver import blocking
+from icechunk.checks import flag, instance, mapping
 from icechunk.config import RepositoryConfig
 from icechunk.core import RepositoryCore
 from icechunk.errors import ErrorKind, InvalidInputError, ReadOnlyError
@@ -61,6 +62,7 @@ class Maintenance:
 
     async def set_status_async(self, status: RepoStatus) -> None:
         """Close the repository for changes, or open it again, for everybody."""
+        instance(status, "status", RepoStatus)
         await self._core.refs.set_status(status.availability.value, status.limited_availability_reason)
 
     set_status = blocking(set_status_async)
@@ -78,14 +80,14 @@ class Maintenance:
 
     async def set_metadata_async(self, metadata: dict[str, Any]) -> None:
         """Replace the metadata of the repository."""
-        new = to_json_domain(dict(metadata))
+        new = to_json_domain(mapping(metadata, "metadata"))
         await self._core.refs.change_metadata(lambda _: new)
 
     set_metadata = blocking(set_metadata_async)
 
     async def update_metadata_async(self, metadata: dict[str, Any]) -> dict[str, Any]:
         """Set some entries of the repository's metadata, and return all of it."""
-        new = to_json_domain(dict(metadata))
+        new = to_json_domain(mapping(metadata, "metadata"))
         return await self._core.refs.change_metadata(lambda former: {**former, **new})
 
     update_metadata = blocking(update_metadata_async)
@@ -93,26 +95,27 @@ class Maintenance:
     async def feature_flags_async(self) -> list[FeatureFlag]:
         """All switches of the repository."""
         return [
-            FeatureFlag(flag.id, flag.name, flag.default_enabled, flag.setting)
-            for flag in await self._core.refs.flags()
+            FeatureFlag(one.id, one.name, one.default_enabled, one.setting) for one in await self._core.refs.flags()
         ]
 
     feature_flags = blocking(feature_flags_async)
 
     async def enabled_feature_flags_async(self) -> list[FeatureFlag]:
         """The switches that are on."""
-        return [flag for flag in await self.feature_flags_async() if flag.enabled]
+        return [one for one in await self.feature_flags_async() if one.enabled]
 
     enabled_feature_flags = blocking(enabled_feature_flags_async)
 
     async def disabled_feature_flags_async(self) -> list[FeatureFlag]:
         """The switches that are off."""
-        return [flag for flag in await self.feature_flags_async() if not flag.enabled]
+        return [one for one in await self.feature_flags_async() if not one.enabled]
 
     disabled_feature_flags = blocking(disabled_feature_flags_async)
 
     async def set_feature_flag_async(self, name: str, setting: bool | None) -> None:
         """Switch a feature on or off for everybody; None gives it back its default."""
+        if setting is not None:
+            flag(setting, "setting")
         await self._core.refs.set_flag(name, setting)
 
     set_feature_flag = blocking(set_feature_flag_async)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from icechunk import moves
 from icechunk._driver import blocking, gather, pause, unbroken
 from icechunk.change_set import ChangeSet
+from icechunk.checks import integer, mapping, unicode_text
 from icechunk.commit import CommitWriter, Draft, log_of
 from icechunk.config import RepositoryConfig
 from icechunk.config.stored import split_sizes_to_stored
@@ -320,7 +321,10 @@ class Session:
             Nothing was changed.
         """
         branch = self._committable(allow_empty)
-        properties = self._properties(metadata)
+        properties = self._properties(message, metadata)
+        if rebase_with is not None:
+            _check_solver(rebase_with)
+        integer(rebase_tries, "rebase_tries", bits=64)
         workspace, writer = self._workspace, self._core.commit_writer()
         rebasing, tries = rebase_with is not None, 0
         workspace.seal()
@@ -423,7 +427,7 @@ class Session:
         The history does not get longer. Returns the id of the new snapshot; conflicts are as for `commit`.
         """
         branch = self._committable(allow_empty)
-        properties = self._properties(metadata)
+        properties = self._properties(message, metadata)
         core, workspace, writer = self._core, self._workspace, self._core.commit_writer()
         workspace.seal()
         try:
@@ -454,7 +458,7 @@ class Session:
 
         The snapshot can be read by its id, and a branch can be created at it or reset to it.
         """
-        properties = self._properties(metadata)
+        properties = self._properties(message, metadata)
         workspace = self._workspace
         if not self.read_only:
             workspace.seal()
@@ -479,7 +483,7 @@ class Session:
         assert branch is not None
         splitting = {"splitting_config": split_sizes_to_stored(core.effective.splitting)}
         own = splitting if core.spec == 1 else {"__icechunk": splitting}
-        properties = {**self._properties(metadata), **own}
+        properties = {**self._properties(message, metadata), **own}
         base = await workspace.load()
         log: TransactionLog | None = None
         replaced = None
@@ -511,8 +515,9 @@ class Session:
             raise NoChangesToCommitError()
         return self._branch
 
-    def _properties(self, metadata: Mapping[str, Any] | None) -> dict[str, Any]:
-        given = to_json_domain(dict(metadata or {}))
+    def _properties(self, message: str, metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+        unicode_text(message, "message")
+        given = to_json_domain({} if metadata is None else mapping(metadata, "metadata"))
         return {**self._core.default_metadata, **given}
 
     async def rebase_async(self, solver: ConflictSolver) -> None:
@@ -521,8 +526,7 @@ class Session:
         Raises `RebaseFailedError` at the first snapshot with which the changes conflict in a way that `solver` does not
         settle; the session then stands on the last snapshot before it, with its changes.
         """
-        if not isinstance(solver, ConflictSolver):
-            raise TypeError(f"a solver is a ConflictSolver, got {type(solver).__name__}")
+        _check_solver(solver)
         if self.read_only or self._branch is None:
             raise SessionStateError(
                 "cannot rebase: Read only sessions cannot modify the repository; open one with "
@@ -666,6 +670,13 @@ def _wait_after(losses: int, attempt: float) -> float:
     """
     turns: int = min(2**losses - 1, _MOST_TURNS)
     return random.random() * attempt * turns
+
+
+def _check_solver(solver: object) -> None:
+    if not isinstance(solver, ConflictSolver):
+        raise TypeError(
+            f"a solver is a ConflictSolver such as icechunk.ConflictDetector(), got {type(solver).__name__}"
+        )
 
 
 def _no_amend() -> SessionStateError:

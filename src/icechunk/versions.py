@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from icechunk._driver import run
+from icechunk.checks import instance
 from icechunk.info import SpecVersion
 
 if TYPE_CHECKING:
@@ -49,6 +50,9 @@ def upgrade_icechunk_repository(
     prefetch_concurrency : int, optional
         How many snapshots are read at once.
     """
+    from icechunk.repository import Repository
+
+    instance(repo, "repo", Repository)
     return run(
         repo._upgrade(
             dry_run=dry_run, delete_unused_v1_files=delete_unused_v1_files, prefetch_concurrency=prefetch_concurrency

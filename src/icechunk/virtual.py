@@ -353,6 +353,8 @@ def normalise_location(location: str, spec: int = 2) -> str:
     Raises `InvalidInputError` (invalid-virtual-ref) for what is no absolute URL. The scheme is lower-cased; `file:` URLs
     are percent-encoded and get three slashes; all else is kept as it is given.
     """
+    if not isinstance(location, str):
+        raise TypeError(f"the location of a virtual chunk is a URL as str, got {type(location).__name__}")
     if _USUAL.match(location):
         return location
     scheme, colon, rest = location.partition(":")

@@ -162,10 +162,10 @@ async def test_an_existing_branch_is_not_created_again(kit: Kit) -> None:
     if kit.spec == 1:
         assert caught.value.kind == ErrorKind.BRANCH_UPDATE_CONFLICT
         assert isinstance(caught.value, ConflictError) and caught.value.actual_parent == format_id(ROOT)
-        assert str(caught.value) == f"branch update conflict: `(None) != (Some({format_id(ROOT)}))`"
+        assert str(caught.value).startswith(f"branch update conflict: `(None) != (Some({format_id(ROOT)}))`")
     else:
         assert isinstance(caught.value, AlreadyExistsError)
-        assert str(caught.value) == f"branch already exists `main -> {format_id(ROOT)}`"
+        assert str(caught.value).startswith(f"branch already exists `main -> {format_id(ROOT)}`")
 
 
 async def test_reset_compares_when_asked_to(kit: Kit) -> None:
@@ -361,7 +361,7 @@ async def test_find_as_of(kit: Kit) -> None:
     assert await kit.refs.find_as_of("main", (await kit.refs.snapshot_record(second)).flushed_at) == second
     with pytest.raises(SnapshotNotFoundError) as caught:
         await kit.refs.find_as_of("main", 946_684_800_000_000)
-    assert str(caught.value) == "branch main does not have a snapshots before or at 2000-01-01 00:00:00 UTC"
+    assert str(caught.value).startswith("branch main does not have a snapshots before or at 2000-01-01 00:00:00 UTC")
     assert caught.value.kind == ErrorKind.NO_SNAPSHOT_AT_TIME
     with pytest.raises(RefNotFoundError):
         await kit.refs.find_as_of("nope", between)

@@ -350,7 +350,8 @@ class RefStore(ABC):
             if record.flushed_at <= at:
                 return record.id
         raise SnapshotNotFoundError(
-            f"branch {branch} does not have a snapshots before or at {format_time(at)}",
+            f"branch {branch} does not have a snapshots before or at {format_time(at)}; `repo.ancestry(branch=...)` "
+            "says when they were written",
             ErrorKind.NO_SNAPSHOT_AT_TIME,
         )
 
@@ -475,7 +476,10 @@ def ref_not_found(name: str) -> RefNotFoundError:
 
 
 def cannot_delete_main() -> SessionStateError:
-    return SessionStateError("main branch cannot be deleted", ErrorKind.CANNOT_DELETE_MAIN)
+    return SessionStateError(
+        "main branch cannot be deleted: every repository has it; `repo.reset_branch` moves it elsewhere",
+        ErrorKind.CANNOT_DELETE_MAIN,
+    )
 
 
 def branch_update_conflict(expected: bytes | None, actual: bytes | None) -> ConflictError:
@@ -483,7 +487,8 @@ def branch_update_conflict(expected: bytes | None, actual: bytes | None) -> Conf
     return ConflictError(
         ours,
         theirs,
-        f"branch update conflict: `({_some(ours)}) != ({_some(theirs)})`",
+        f"branch update conflict: `({_some(ours)}) != ({_some(theirs)})`, somebody moved or made it meanwhile; "
+        "look it up again and decide anew",
         ErrorKind.BRANCH_UPDATE_CONFLICT,
     )
 
@@ -567,4 +572,11 @@ def check_name(name: str) -> str:
     """Refuse names that are no text."""
     if not isinstance(name, str):
         raise TypeError(f"the name of a branch or tag is a str, got {type(name).__name__}")
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(
+            f"invalid ref name {name!r}: it is no Unicode text and cannot be stored ({error})",
+            ErrorKind.INVALID_REF_NAME,
+        ) from None
     return name

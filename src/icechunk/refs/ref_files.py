@@ -86,9 +86,9 @@ def tombstone_path(name: str) -> str:
 
 
 def _plain(name: str) -> str:
-    if "/" in check_name(name):
+    if "/" in check_name(name) or "\0" in name:
         raise InvalidInputError(
-            f"invalid ref name `{name}`: names of branches and tags cannot contain a `/` in this format",
+            f"invalid ref name `{name}`: names of branches and tags cannot contain a `/` or a zero in this format",
             ErrorKind.INVALID_REF_NAME,
         )
     return name

@@ -247,14 +247,14 @@ class RepoFile(RefStore):
     # ---- branches and tags
 
     async def branch_tip(self, name: str) -> bytes:
-        return _found((await self.info()).branches.get(name), name)
+        return _found((await self.info()).branches.get(check_name(name)), name)
 
     def remembered_tip(self, name: str) -> bytes | None:
         last = self._last
         return None if last is None else last.info.branches.get(name)
 
     async def tag_target(self, name: str) -> bytes:
-        return _found((await self.info()).tags.get(name), name)
+        return _found((await self.info()).tags.get(check_name(name)), name)
 
     async def list_branches(self) -> set[str]:
         return set((await self.info()).branches)
@@ -268,7 +268,8 @@ class RepoFile(RefStore):
         def decide(info: RepoInfo) -> Change:
             if name in info.branches:
                 raise AlreadyExistsError(
-                    f"branch already exists `{name} -> {format_id(info.branches[name])}`",
+                    f"branch already exists `{name} -> {format_id(info.branches[name])}`; choose another name, or move "
+                    "it with `repo.reset_branch`",
                     ErrorKind.BRANCH_ALREADY_EXISTS,
                 )
             return info.with_branch(name, _known(info, snapshot_id)), BranchCreated(name)
@@ -301,11 +302,12 @@ class RepoFile(RefStore):
                 raise flag_disabled("tag creation", "create_tag")
             if name in info.tags:
                 raise AlreadyExistsError(
-                    f"tag already exists, tags are immutable: `{name}`", ErrorKind.TAG_ALREADY_EXISTS
+                    f"tag already exists, tags are immutable: `{name}`; choose another name",
+                    ErrorKind.TAG_ALREADY_EXISTS,
                 )
             if name in info.deleted_tags:
                 raise AlreadyExistsError(
-                    f"icechunk does not allow tag reuse and tag was already deleted `{name}`",
+                    f"icechunk does not allow tag reuse and tag was already deleted `{name}`; choose another name",
                     ErrorKind.TAG_PREVIOUSLY_DELETED,
                 )
             return info.with_tag(name, _known(info, snapshot_id)), TagCreated(name)
