@@ -28,6 +28,9 @@ MANIFESTS = "manifests/"
 TRANSACTIONS = "transactions/"
 CHUNKS = "chunks/"
 
+_WRITTEN = 4 << 20
+"""Bytes of manifests that are kept as they were written: who commits again needs them, and need not fetch them."""
+
 _LONG = 1 << 20
 """Bytes from which on decoding a file is worth a thread, where an event loop waits."""
 
@@ -73,6 +76,7 @@ class Assets:
         self._manifests = WeightedCache[bytes, Manifest](settings.cached_refs, lambda value: value.num_refs + 1)
         self._logs = WeightedCache[bytes, TransactionLog](settings.cached_changes, lambda value: value.num_changes + 1)
         self._chunks = WeightedCache[tuple[bytes, int, int], Buffer](settings.cached_chunk_bytes, len)
+        self._written = WeightedCache[bytes, bytes](_WRITTEN if settings.cached_refs else 0, len)
 
     async def snapshot(self, snapshot_id: bytes) -> Snapshot:
         """The snapshot of this id; raises `SnapshotNotFoundError`."""
@@ -114,7 +118,9 @@ class Assets:
 
         async def fetch() -> Manifest:
             path = MANIFESTS + format_id(manifest_id)
-            data, _ = await self.storage.get(path)
+            data: Buffer | None = self._written.get(manifest_id)
+            if data is None:
+                data, _ = await self.storage.get(path)
             return await _decoded(data, lambda: Manifest.decode(data, path))
 
         return await self._manifests.load(manifest_id, fetch)
@@ -166,6 +172,7 @@ class Assets:
     async def write_manifest(self, manifest_id: bytes, data: bytes, spec: int) -> None:
         """Write an encoded manifest."""
         await self._write(MANIFESTS, manifest_id, data, spec, "manifest")
+        self._written.put(manifest_id, data)
 
     async def write_transaction_log(self, snapshot_id: bytes, data: bytes, spec: int) -> None:
         """Write the encoded log of a snapshot."""
