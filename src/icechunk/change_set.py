@@ -176,8 +176,8 @@ class ChangeSet:
     def edits(self, node: Node) -> ChunkEdits:
         """The chunk edits of an array, to be added to."""
         found = self.chunks.get(node.id)
-        if found is None:
-            found = self.chunks.setdefault(node.id, ChunkEdits(len(node.shape), path=node.path))
+        if found is None or (found.ndim != len(node.shape) and not found):  # empty ones may outlive a change of rank
+            found = self.chunks[node.id] = ChunkEdits(len(node.shape), path=node.path)
         return found
 
     def copy(self) -> ChangeSet:

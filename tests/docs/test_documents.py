@@ -157,12 +157,12 @@ async def prepared(spec: int) -> CountingStorage:
     return storage
 
 
-async def test_a_first_read_takes_five_rounds() -> None:
+async def test_a_first_read_takes_four_rounds() -> None:
     storage = await prepared(2)
     repo = await icechunk.Repository.open_async(storage)
     session = await repo.readonly_session_async("main")
     assert await session.store.get("a/c/0", PROTOTYPE) is not None
-    assert storage.depth == 5
+    assert storage.depth == 4
     storage.reset()
     assert await session.store.get("a/c/0", PROTOTYPE) is not None
     assert [request.paths[0].split("/")[0] for request in storage.requests] == ["chunks"]

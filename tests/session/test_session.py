@@ -46,6 +46,19 @@ def test_uncommitted_changes_are_invisible_and_commits_are_not(repo):
     assert history(repo) == ["two chunks", "array", "Repository initialized"]
 
 
+def test_an_array_that_others_gave_another_rank_is_written_as_it_is_now(repo):
+    with_array(repo)
+    session = repo.writable_session("main")
+    session.shift_array("/a", (1, 1))  # nothing to shift, so nothing to contradict
+    other = repo.writable_session("main")
+    put(other.store, "a/zarr.json", array_json((3,), (1,)))
+    other.commit("flat")
+    session.rebase(icechunk.ConflictDetector())
+    put(session.store, "a/c/2", b"x")
+    session.commit("written")
+    assert keys(repo.readonly_session("main").store) == ["a/c/2", "a/zarr.json", "zarr.json"]
+
+
 def test_sessions_never_see_later_commits(repo):
     with_array(repo)
     reader = repo.readonly_session("main")
