@@ -29,7 +29,7 @@ class Row:
 LAYERS = (  # top to bottom
     Row("faces", ("", "__main__", "testing", "types", "snapshots", "versions")),
     Row("edge", ("cli", "viewer", "xarray", "dask", "distributed", "chunk_alignment")),
-    Row("use", ("repository", "maintenance")),
+    Row("use", ("repository", "chronicle", "maintenance")),
     Row("operations", ("ops",)),
     Row("session", ("session",)),
     Row("store", ("store",)),

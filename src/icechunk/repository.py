@@ -1,19 +1,21 @@
 """Repositories: where everything begins.
 
 A `Repository` is a storage, a configuration and the refs that live there. It gives out sessions, moves branches, makes
-tags, tells history, and keeps house. Each verb is written once, as a coroutine; its synchronous twin stands below it.
+tags, tells history (`chronicle`), and keeps house (`maintenance`). Each verb is written once, as a coroutine; its
+synchronous twin stands below it.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Self, cast
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Self
 
-from icechunk._driver import blocking, blocking_classmethod, blocking_staticmethod, concurrent_map, gather
-from icechunk.ancestry_graph import AncestryGraph, ancestry_graph
+from icechunk._driver import blocking, blocking_classmethod, blocking_staticmethod, gather
+from icechunk.ancestry_graph import AncestryGraph
 from icechunk.assets import SNAPSHOTS
+from icechunk.chronicle import Chronicle
 from icechunk.config import RepositoryConfig, StorageSettings
 from icechunk.conflicts import ConflictSolver
 from icechunk.core import RepositoryCore, new_workspace, ref_context
@@ -21,9 +23,7 @@ from icechunk.credentials import AnyCredential, check_authorization
 from icechunk.display import Card, Plain, Row, Shown
 from icechunk.errors import ErrorKind, InvalidInputError, RepositoryNotFoundError
 from icechunk.format.ids import INITIAL_SNAPSHOT_ID, format_id, parse_snapshot_id
-from icechunk.format.repo_info import SnapshotRecord
 from icechunk.format.values import to_json_domain
-from icechunk.history import diff_logs
 from icechunk.info import (
     Attribution,
     Diff,
@@ -35,10 +35,8 @@ from icechunk.info import (
     SpecVersion,
     Update,
 )
-from icechunk.iterators import AsyncCloseableIterator
 from icechunk.maintenance import Maintenance
-from icechunk.ops.id_set import as_ids, format_names
-from icechunk.rebase import log_ids
+from icechunk.ops.times import as_micros
 from icechunk.refs import create_refs, find_spec, open_refs
 from icechunk.session import Session
 from icechunk.storage.base import Storage
@@ -49,19 +47,18 @@ if TYPE_CHECKING:
     from icechunk.store import IcechunkStore
 
 __all__ = [  # Repository, and the names that annotations of others import from here
+    "AncestryGraph",
     "AnyCredential",
+    "Diff",
     "FeatureFlag",
     "GCSummary",
     "IcechunkStore",
     "ManifestFileInfo",
     "RepoStatus",
     "Repository",
+    "SnapshotInfo",
     "Update",
 ]
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MANY = 16
-"""Ids from which on it is faster to write them as text all at once."""
 
 
 def __getattr__(name: str) -> Any:
@@ -72,7 +69,7 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-class Repository(Maintenance, Shown):
+class Repository(Chronicle, Maintenance, Shown):
     """One Icechunk repository; make it with `Repository.create`, `open` or `open_or_create`.
 
     repo = icechunk.Repository.create(icechunk.local_filesystem_storage("/data/air"))
@@ -421,7 +418,7 @@ class Repository(Maintenance, Shown):
             raise ValueError("Must provide one of branch, tag, or snapshot_id")
         refs = self._core.refs
         if branch is not None:
-            return await (refs.branch_tip(branch) if as_of is None else refs.find_as_of(branch, microseconds(as_of)))
+            return await (refs.branch_tip(branch) if as_of is None else refs.find_as_of(branch, as_micros(as_of)))
         if tag is not None:
             return await refs.tag_target(tag)
         assert snapshot_id is not None
@@ -516,100 +513,6 @@ class Repository(Maintenance, Shown):
 
     delete_tag = blocking(delete_tag_async)
 
-    # --- history -----------------------------------------------------------------------------------------------------
-
-    async def lookup_snapshot_async(self, snapshot_id: str) -> SnapshotInfo:
-        """What is known of a snapshot. Raises `SnapshotNotFoundError`."""
-        return info_of(await self._core.refs.snapshot_record(parse_snapshot_id(snapshot_id)))
-
-    lookup_snapshot = blocking(lookup_snapshot_async)
-
-    def ancestry(
-        self, *, branch: str | None = None, tag: str | None = None, snapshot_id: str | None = None
-    ) -> AsyncCloseableIterator[SnapshotInfo]:
-        """A snapshot and all its parents, newest first, for `for` or `async for`."""
-        tip = self._resolve_now(branch, tag, snapshot_id)
-        return AsyncCloseableIterator.of_batches(self._ancestry(tip))
-
-    def async_ancestry(
-        self, *, branch: str | None = None, tag: str | None = None, snapshot_id: str | None = None
-    ) -> AsyncCloseableIterator[SnapshotInfo]:
-        """The same as `ancestry`, looking the ref up when the iteration begins."""
-        if sum(given is not None for given in (branch, tag, snapshot_id)) != 1:
-            raise ValueError("Must provide one of branch, tag, or snapshot_id")
-        return AsyncCloseableIterator.of_batches(self._ancestry_of(branch, tag, snapshot_id))
-
-    async def _resolve_now_async(self, branch: str | None, tag: str | None, snapshot_id: str | None) -> bytes:
-        return await self._resolve(branch, tag, snapshot_id)
-
-    _resolve_now = blocking(_resolve_now_async)
-
-    async def _ancestry_of(
-        self, branch: str | None, tag: str | None, snapshot_id: str | None
-    ) -> AsyncIterator[Sequence[SnapshotInfo]]:
-        async for infos in self._ancestry(await self._resolve(branch, tag, snapshot_id)):
-            yield infos
-
-    async def _ancestry(self, tip: bytes) -> AsyncIterator[Sequence[SnapshotInfo]]:
-        async for records in self._core.refs.ancestry_batches(tip):
-            yield infos_of(records)
-
-    async def ancestry_graph_async(
-        self,
-        *,
-        branch: str | None = None,
-        tag: str | None = None,
-        snapshot_id: str | None = None,
-        plain: bool = False,
-    ) -> AncestryGraph:
-        """The history as a picture: text with or without colours, SVG and HTML in notebooks."""
-        tips = [] if branch is tag is snapshot_id is None else [await self._resolve(branch, tag, snapshot_id)]
-        history = await self._core.refs.history(tips)
-        return ancestry_graph(history, tips or None, plain=plain)
-
-    ancestry_graph = blocking(ancestry_graph_async)
-
-    async def diff_async(
-        self,
-        *,
-        from_branch: str | None = None,
-        from_tag: str | None = None,
-        from_snapshot_id: str | None = None,
-        to_branch: str | None = None,
-        to_tag: str | None = None,
-        to_snapshot_id: str | None = None,
-    ) -> Diff:
-        """What changed from one snapshot to another one that descends from it.
-
-        Raises `InvalidInputError` (bad-snapshot-chain-for-diff) when it does not.
-        """
-        core = self._core
-        start = await self._resolve(from_branch, from_tag, from_snapshot_id)
-        end = await self._resolve(to_branch, to_tag, to_snapshot_id)
-        missed: list[SnapshotRecord] = []
-        found = False
-        async for record in core.refs.ancestry(end, revalidate=False):
-            if record.id == start:
-                found = True
-                break
-            missed.append(record)
-        if not found or not missed:
-            raise InvalidInputError(
-                f"`to` snapshot ancestry doesn't include `from`: {format_id(end)} does not descend from "
-                f"{format_id(start)}; exchange them, or look at `repo.ancestry(snapshot_id=...)`",
-                ErrorKind.BAD_SNAPSHOT_CHAIN_FOR_DIFF,
-            )
-        wanted = [log_id for _, log_id in log_ids(missed[::-1], start)]
-        logs, before, after = await gather(
-            concurrent_map(core.assets.transaction_log, wanted, core.width),
-            core.assets.snapshot(start),
-            core.assets.snapshot(end),
-            limit=core.width,
-        )
-        return diff_logs(logs, before, after)
-
-    diff = blocking(diff_async)
-
 
 def _spec(version: SpecVersion | int | None) -> int:
     if version is None:
@@ -656,29 +559,3 @@ def _check_storage(storage: Storage) -> None:
 def _place(storage: Storage) -> str:
     facts = storage.describe()
     return ", ".join(f"{name} {value}" for name, value in facts.items() if value)
-
-
-def microseconds(time: datetime) -> int:
-    """Microseconds since 1970 (UTC); a time without zone is local time, as everywhere in Python."""
-    if not isinstance(time, datetime):
-        raise TypeError(f"expected a datetime, got {type(time).__name__}")
-    return (time.astimezone(UTC) - _EPOCH) // timedelta(microseconds=1)
-
-
-def info_of(record: SnapshotRecord) -> SnapshotInfo:
-    """What users see of a snapshot."""
-    return _info(record, format_id(record.id), None if record.parent_id is None else format_id(record.parent_id))
-
-
-def infos_of(records: Sequence[SnapshotRecord]) -> list[SnapshotInfo]:
-    """What users see of snapshots, each of which is the parent of the one before it."""
-    if len(records) < _MANY:
-        return [info_of(record) for record in records]
-    names: list[str | None] = [*format_names(as_ids([record.id for record in records]))]
-    last = records[-1].parent_id
-    names.append(None if last is None else format_id(last))
-    return [_info(*parts) for parts in zip(records, cast(list[str], names), names[1:], strict=False)]
-
-
-def _info(record: SnapshotRecord, name: str, parent: str | None) -> SnapshotInfo:
-    return SnapshotInfo(name, parent, _EPOCH + timedelta(0, 0, record.flushed_at), record.message, record.metadata)

@@ -1,0 +1,144 @@
+"""The verbs of a repository that tell its history: single snapshots, ancestry, the graph of it, what changed between two.
+
+What is stored is read in `refs/` and `assets`; here it gets the names, arguments and results that users know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import cast
+
+from icechunk._driver import blocking, concurrent_map, gather
+from icechunk.ancestry_graph import AncestryGraph, ancestry_graph
+from icechunk.core import RepositoryCore
+from icechunk.errors import ErrorKind, InvalidInputError
+from icechunk.format.ids import format_id, parse_snapshot_id
+from icechunk.format.repo_info import SnapshotRecord
+from icechunk.history import diff_logs
+from icechunk.info import Diff, SnapshotInfo
+from icechunk.iterators import AsyncCloseableIterator
+from icechunk.ops.id_set import as_ids, format_names
+from icechunk.rebase import log_ids
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MANY = 16
+"""Ids from which on it is faster to write them as text all at once."""
+
+
+class Chronicle:
+    """What `Repository` inherits to tell its history."""
+
+    _core: RepositoryCore
+    _resolve: Callable[..., Awaitable[bytes]]
+
+    async def lookup_snapshot_async(self, snapshot_id: str) -> SnapshotInfo:
+        """What is known of a snapshot. Raises `SnapshotNotFoundError`."""
+        return info_of(await self._core.refs.snapshot_record(parse_snapshot_id(snapshot_id)))
+
+    lookup_snapshot = blocking(lookup_snapshot_async)
+
+    def ancestry(
+        self, *, branch: str | None = None, tag: str | None = None, snapshot_id: str | None = None
+    ) -> AsyncCloseableIterator[SnapshotInfo]:
+        """A snapshot and all its parents, newest first, for `for` or `async for`."""
+        tip = self._resolve_now(branch, tag, snapshot_id)
+        return AsyncCloseableIterator.of_batches(self._ancestry(tip))
+
+    def async_ancestry(
+        self, *, branch: str | None = None, tag: str | None = None, snapshot_id: str | None = None
+    ) -> AsyncCloseableIterator[SnapshotInfo]:
+        """The same as `ancestry`, looking the ref up when the iteration begins."""
+        if sum(given is not None for given in (branch, tag, snapshot_id)) != 1:
+            raise ValueError("Must provide one of branch, tag, or snapshot_id")
+        return AsyncCloseableIterator.of_batches(self._ancestry_of(branch, tag, snapshot_id))
+
+    async def _resolve_now_async(self, branch: str | None, tag: str | None, snapshot_id: str | None) -> bytes:
+        return await self._resolve(branch, tag, snapshot_id)
+
+    _resolve_now = blocking(_resolve_now_async)
+
+    async def _ancestry_of(
+        self, branch: str | None, tag: str | None, snapshot_id: str | None
+    ) -> AsyncIterator[Sequence[SnapshotInfo]]:
+        async for infos in self._ancestry(await self._resolve(branch, tag, snapshot_id)):
+            yield infos
+
+    async def _ancestry(self, tip: bytes) -> AsyncIterator[Sequence[SnapshotInfo]]:
+        async for records in self._core.refs.ancestry_batches(tip):
+            yield infos_of(records)
+
+    async def ancestry_graph_async(
+        self,
+        *,
+        branch: str | None = None,
+        tag: str | None = None,
+        snapshot_id: str | None = None,
+        plain: bool = False,
+    ) -> AncestryGraph:
+        """The history as a picture: text with or without colours, SVG and HTML in notebooks."""
+        tips = [] if branch is tag is snapshot_id is None else [await self._resolve(branch, tag, snapshot_id)]
+        history = await self._core.refs.history(tips)
+        return ancestry_graph(history, tips or None, plain=plain)
+
+    ancestry_graph = blocking(ancestry_graph_async)
+
+    async def diff_async(
+        self,
+        *,
+        from_branch: str | None = None,
+        from_tag: str | None = None,
+        from_snapshot_id: str | None = None,
+        to_branch: str | None = None,
+        to_tag: str | None = None,
+        to_snapshot_id: str | None = None,
+    ) -> Diff:
+        """What changed from one snapshot to another one that descends from it.
+
+        Raises `InvalidInputError` (bad-snapshot-chain-for-diff) when it does not.
+        """
+        core = self._core
+        start = await self._resolve(from_branch, from_tag, from_snapshot_id)
+        end = await self._resolve(to_branch, to_tag, to_snapshot_id)
+        missed: list[SnapshotRecord] = []
+        found = False
+        async for record in core.refs.ancestry(end, revalidate=False):
+            if record.id == start:
+                found = True
+                break
+            missed.append(record)
+        if not found or not missed:
+            raise InvalidInputError(
+                f"`to` snapshot ancestry doesn't include `from`: {format_id(end)} does not descend from "
+                f"{format_id(start)}; exchange them, or look at `repo.ancestry(snapshot_id=...)`",
+                ErrorKind.BAD_SNAPSHOT_CHAIN_FOR_DIFF,
+            )
+        wanted = [log_id for _, log_id in log_ids(missed[::-1], start)]
+        logs, before, after = await gather(
+            concurrent_map(core.assets.transaction_log, wanted, core.width),
+            core.assets.snapshot(start),
+            core.assets.snapshot(end),
+            limit=core.width,
+        )
+        return diff_logs(logs, before, after)
+
+    diff = blocking(diff_async)
+
+
+def info_of(record: SnapshotRecord) -> SnapshotInfo:
+    """What users see of a snapshot."""
+    return _info(record, format_id(record.id), None if record.parent_id is None else format_id(record.parent_id))
+
+
+def infos_of(records: Sequence[SnapshotRecord]) -> list[SnapshotInfo]:
+    """What users see of snapshots, each of which is the parent of the one before it."""
+    if len(records) < _MANY:
+        return [info_of(record) for record in records]
+    names: list[str | None] = [*format_names(as_ids([record.id for record in records]))]
+    last = records[-1].parent_id
+    names.append(None if last is None else format_id(last))
+    return [_info(*parts) for parts in zip(records, cast(list[str], names), names[1:], strict=False)]
+
+
+def _info(record: SnapshotRecord, name: str, parent: str | None) -> SnapshotInfo:
+    return SnapshotInfo(name, parent, _EPOCH + timedelta(0, 0, record.flushed_at), record.message, record.metadata)
