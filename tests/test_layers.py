@@ -33,7 +33,7 @@ LAYERS = (  # top to bottom
     Row("operations", ("ops",)),
     Row("session", ("session",)),
     Row("store", ("store",)),
-    Row("act", ("core", "rebase", "workspace", "commit", "manifest_writer", "written_chunks")),
+    Row("act", ("core", "publishing", "rebase", "workspace", "commit", "manifest_writer", "written_chunks")),
     Row("hold", ("refs", "virtual", "virtual_access", "virtual_refs")),
     Row("assets", ("assets", "cache")),
     Row(
@@ -49,7 +49,7 @@ LAYERS = (  # top to bottom
     Row("move", ("storage",)),
     Row("credentials", ("credentials",)),
     Row("config", ("config", "virtual_types"), pure=True),
-    Row("base", ("errors", "_driver", "checks", "variants", "display", "info", "iterators", "logs")),
+    Row("base", ("errors", "_dataclass", "_driver", "checks", "variants", "display", "info", "iterators", "logs")),
 )
 
 ASYNC_ALLOWED_BELOW_HOLD = ("storage", "_driver", "iterators", "credentials")

@@ -8,26 +8,18 @@ contradict each other.
 
 from __future__ import annotations
 
-import random
-import time
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from icechunk import moves
-from icechunk._driver import blocking, gather, pause, unbroken
+from icechunk._driver import blocking
 from icechunk.change_set import ChangeSet
 from icechunk.checks import integer, mapping, unicode_text
-from icechunk.commit import CommitWriter, Draft, log_of
 from icechunk.config import RepositoryConfig
-from icechunk.config.stored import split_sizes_to_stored
 from icechunk.conflicts import ConflictSolver
 from icechunk.core import RepositoryCore, new_workspace
 from icechunk.errors import (
-    ConflictError,
     ErrorKind,
     NoChangesToCommitError,
     ReadOnlyError,
@@ -37,14 +29,11 @@ from icechunk.format.chunk_ref import Inline, Native
 from icechunk.format.chunk_table import VIRTUAL
 from icechunk.format.ids import format_id
 from icechunk.format.node_path import parse_path
-from icechunk.format.transaction_log import TransactionLog
 from icechunk.format.values import to_json_domain
-from icechunk.history import merge_logs, status_diff
+from icechunk.history import status_diff
 from icechunk.info import ChunkType, Diff, SessionMode
-from icechunk.rebase import rebase
-from icechunk.refs.base import CollectionRan, Prepared, Publication
+from icechunk.publishing import Publisher
 from icechunk.workspace import Mode, Workspace
-from icechunk.written_chunks import check_written_chunks
 
 if TYPE_CHECKING:
     from icechunk.store import IcechunkStore
@@ -59,15 +48,6 @@ def __getattr__(name: str) -> Any:
         return IcechunkStore
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
-
-_REMOTE = 16
-"""Requests worth having under way from which on round trips, not bytes, are what storage costs."""
-
-_LONG = 60_000_000
-"""Microseconds after which a session may have met a collection, where those leave no trace."""
-
-_MOST_TURNS = 15
-"""For as many attempts of others, at most, who lost a race waits before the next one."""
 
 _PICKLING = (
     "You must opt-in to pickle writable sessions in a distributed context using Session.fork(). If you are using "
@@ -325,99 +305,9 @@ class Session:
         if rebase_with is not None:
             _check_solver(rebase_with)
         integer(rebase_tries, "rebase_tries", bits=64)
-        workspace, writer = self._workspace, self._core.commit_writer()
-        rebasing, tries = rebase_with is not None, 0
-        workspace.seal()
-        try:
-            while True:
-                began = time.monotonic()
-                try:
-                    return await self._publish(
-                        writer, partial(self._commit_once, writer, branch, message, properties, tries, rebasing)
-                    )
-                except ConflictError as lost:
-                    if lost.kind != ErrorKind.COMMIT_CONFLICT or rebase_with is None or tries >= rebase_tries:
-                        raise
-                await pause(_wait_after(tries, time.monotonic() - began))
-                await self._rebase(rebase_with, branch)
-                tries += 1
-        finally:
-            workspace.unseal()
+        return await self._publisher().commit(branch, message, properties, rebase_with, rebase_tries)
 
     commit = blocking(commit_async)
-
-    async def _commit_once(
-        self,
-        writer: CommitWriter,
-        branch: str,
-        message: str,
-        properties: dict[str, Any],
-        tries: int,
-        rebasing: bool,
-    ) -> tuple[Publication, Prepared]:
-        workspace = self._workspace
-        base = await workspace.load()
-        if rebasing and self._core.spec > 1:
-            own = properties.get("__icechunk")
-            properties = properties | {
-                "__icechunk": {**(own if isinstance(own, dict) else {}), "rebase_attempts": tries}
-            }
-
-        async def write() -> Draft:
-            return await writer.write(base, workspace.change_set, message=message, metadata=properties)
-
-        draft, prepared = await self._write_and_prepare(write, branch, ahead=tries == 0)
-        return Publication("commit", draft.record, branch, base.id), prepared
-
-    async def _publish(
-        self, writer: CommitWriter, write: Callable[[], Awaitable[tuple[Publication, Prepared | None]]]
-    ) -> str:
-        """Publish what `write` writes, and end the session with it; returns the id of the new snapshot.
-
-        When a collection ran since the session began, and left the chunks that were written before, all else is written
-        anew. Raises `SessionStateError` (chunk-not-found) when it did not leave them.
-        """
-        refs, workspace = self._core.refs, self._workspace
-        if not refs.logs_collections and workspace.since is not None and refs.moment() - workspace.since > _LONG:
-            await self._check_written_chunks()
-        while True:
-            publication, prepared = await write()
-            try:
-                await unbroken(self._land(replace(publication, since=workspace.since), prepared))
-                return format_id(publication.record.id)
-            except CollectionRan as news:
-                await self._check_written_chunks()
-                workspace.since = news.at
-                writer.forget()
-
-    async def _land(self, publication: Publication, prepared: Prepared | None) -> None:
-        """Publish, and become read-only: both or neither, also when the user interrupts it."""
-        refs, new = self._core.refs, publication.record.id
-        try:
-            await refs.publish(publication, prepared)
-        except (Exception, GeneratorExit):
-            raise
-        except BaseException:
-            with suppress(Exception):
-                if publication.branch is not None and await refs.branch_tip(publication.branch) == new:
-                    self._workspace.finish(new)
-            raise
-        self._workspace.finish(new)
-
-    async def _check_written_chunks(self) -> None:
-        workspace = self._workspace
-        await check_written_chunks(workspace.assets, workspace.first_chunks, workspace.change_set)
-
-    async def _write_and_prepare(self, write: Callable[[], Any], branch: str, *, ahead: bool) -> tuple[Draft, Prepared]:
-        """Write the files of a commit and read where its branch stands: at once where that saves a round trip."""
-        refs = self._core.refs
-        if ahead and self._core.width >= _REMOTE:
-            draft, prepared = await gather(write(), refs.prepare(branch))
-            return draft, prepared
-        prepared = await refs.prepare(branch)
-        if prepared.tip != self._workspace.snapshot_id:
-            raise ConflictError(self.snapshot_id, None if prepared.tip is None else format_id(prepared.tip))
-        return await write(), prepared
 
     async def amend_async(
         self, message: str, *, metadata: dict[str, Any] | None = None, allow_empty: bool = False
@@ -428,28 +318,7 @@ class Session:
         """
         branch = self._committable(allow_empty)
         properties = self._properties(message, metadata)
-        core, workspace, writer = self._core, self._workspace, self._core.commit_writer()
-        workspace.seal()
-        try:
-            base = await workspace.load()
-            replaced = await core.refs.current_record(base.id)
-            if replaced.parent_id is None:
-                raise _no_amend()
-            ours = log_of(base.id, base, workspace.change_set, core.spec)
-            log = merge_logs(await core.assets.transaction_log(base.id), ours)
-
-            async def write() -> Draft:
-                return await writer.write(
-                    base, workspace.change_set, message=message, metadata=properties, log=log, parent=replaced
-                )
-
-            async def amended() -> tuple[Publication, Prepared]:
-                draft, prepared = await self._write_and_prepare(write, branch, ahead=True)
-                return Publication("amend", draft.record, branch, base.id, base.id), prepared
-
-            return await self._publish(writer, amended)
-        finally:
-            workspace.unseal()
+        return await self._publisher().amend(branch, message, properties)
 
     amend = blocking(amend_async)
 
@@ -458,51 +327,18 @@ class Session:
 
         The snapshot can be read by its id, and a branch can be created at it or reset to it.
         """
-        properties = self._properties(message, metadata)
-        workspace = self._workspace
-        if not self.read_only:
-            workspace.seal()
-        try:
-            base = await workspace.load()
-            await self._core.refs.ensure_writable("cannot flush")
-            writer = self._core.commit_writer()
-
-            async def detached() -> tuple[Publication, None]:
-                draft = await writer.write(base, workspace.change_set, message=message, metadata=properties)
-                return Publication("detached", draft.record), None
-
-            return await self._publish(writer, detached)
-        finally:
-            workspace.unseal()
+        return await self._publisher().flush(message, self._properties(message, metadata))
 
     flush = blocking(flush_async)
 
     async def _rewrite_manifests(self, message: str, metadata: dict[str, Any] | None, *, amend: bool) -> str:
         """Publish a snapshot that differs from this one only in how its manifests are split and written."""
-        core, workspace, branch = self._core, self._workspace, self._branch
-        assert branch is not None
-        splitting = {"splitting_config": split_sizes_to_stored(core.effective.splitting)}
-        own = splitting if core.spec == 1 else {"__icechunk": splitting}
-        properties = {**self._properties(message, metadata), **own}
-        base = await workspace.load()
-        log: TransactionLog | None = None
-        replaced = None
-        if amend:
-            replaced = await core.refs.current_record(base.id)
-            if replaced.parent_id is None:
-                raise _no_amend()
-            log = await core.assets.transaction_log(base.id)
-        writer = core.commit_writer()
+        assert self._branch is not None
+        properties = self._properties(message, metadata)
+        return await self._publisher().rewrite_manifests(self._branch, message, properties, amend=amend)
 
-        async def rewritten() -> tuple[Publication, Prepared]:
-            prepared = await core.refs.prepare(branch)
-            draft = await writer.write(
-                base, workspace.change_set, message=message, metadata=properties, log=log, parent=replaced, rewrite=True
-            )
-            kind: Literal["amend", "commit"] = "amend" if amend else "commit"
-            return Publication(kind, draft.record, branch, base.id, base.id if amend else None), prepared
-
-        return await self._publish(writer, rewritten)
+    def _publisher(self) -> Publisher:
+        return Publisher(self._core, self._workspace)
 
     def _committable(self, allow_empty: bool) -> str:
         if self.read_only or self._branch is None:
@@ -533,16 +369,9 @@ class Session:
                 "`repo.writable_session(branch)`",
                 ErrorKind.COMMIT_NOT_ALLOWED,
             )
-        self._workspace.seal()
-        try:
-            await self._rebase(solver, self._branch)
-        finally:
-            self._workspace.unseal()
+        await self._publisher().rebase(self._branch, solver)
 
     rebase = blocking(rebase_async)
-
-    async def _rebase(self, solver: ConflictSolver, branch: str) -> None:
-        await rebase(self._workspace, self._core.refs, branch, solver, width=self._core.width)
 
     # --- working together -------------------------------------------------------------------------------------------
 
@@ -662,27 +491,11 @@ class ForkSession(Session):
         super()._check_mergeable(other)
 
 
-def _wait_after(losses: int, attempt: float) -> float:
-    """Seconds to wait after a lost race; `losses` were lost before, and the last attempt took `attempt` seconds.
-
-    Many writers of one branch that all try again at once mostly write for nothing: one of them wins. So whoever loses
-    again waits for a random part of the time in which others can finish, which grows with every loss.
-    """
-    turns: int = min(2**losses - 1, _MOST_TURNS)
-    return random.random() * attempt * turns
-
-
 def _check_solver(solver: object) -> None:
     if not isinstance(solver, ConflictSolver):
         raise TypeError(
             f"a solver is a ConflictSolver such as icechunk.ConflictDetector(), got {type(solver).__name__}"
         )
-
-
-def _no_amend() -> SessionStateError:
-    return SessionStateError(
-        "cannot amend the initial commit of a repository; commit instead", ErrorKind.NO_AMEND_FOR_INITIAL_COMMIT
-    )
 
 
 def _read_only() -> ReadOnlyError:
