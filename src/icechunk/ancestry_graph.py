@@ -15,9 +15,9 @@ from __future__ import annotations
 import heapq
 import html
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
+from icechunk._dataclass import dataclass
 from icechunk.format.ids import format_id
 
 _LANE_COLOURS = ("#2e9e5b", "#8c5be8", "#e2574c", "#d98a1f", "#c65aa8", "#3f7fd9")

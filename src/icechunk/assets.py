@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from icechunk._dataclass import dataclass
 from icechunk._driver import offload
 from icechunk.cache import WeightedCache
 from icechunk.errors import ErrorKind, IcechunkError, ObjectNotFoundError, SnapshotNotFoundError, StorageError

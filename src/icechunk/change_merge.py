@@ -8,10 +8,11 @@ it must, and the caller is told.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 import numpy as np
 
+from icechunk._dataclass import dataclass
 from icechunk.change_set import UNTOUCHED, ChangeSet, ChunkEdits
 from icechunk.errors import ErrorKind, SessionStateError
 from icechunk.format.chunk_table import ChunkTable

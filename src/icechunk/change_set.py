@@ -10,13 +10,14 @@ table when they are committed.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from icechunk._dataclass import dataclass
 from icechunk.format.chunk_ref import ChunkRef
 from icechunk.format.chunk_table import ChunkTable
 from icechunk.format.snapshot import Node

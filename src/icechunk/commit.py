@@ -12,9 +12,10 @@ unreferenced, so stopping anywhere leaves garbage and never damage. After a lost
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+from icechunk._dataclass import dataclass
 from icechunk._driver import concurrent_map, gather, offload
 from icechunk.assets import Assets
 from icechunk.change_set import ChangeSet, ChunkEdits

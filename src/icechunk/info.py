@@ -7,11 +7,12 @@ are text, times are datetimes in UTC.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 from icechunk import checks
+from icechunk._dataclass import dataclass
 from icechunk.display import Card, Plain, Row, Shown, constructor_text, quoted
 from icechunk.variants import Choice, Variants, variant_of
 

@@ -8,11 +8,12 @@ Everything is fetched, encoded and written concurrently, array by array and box 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 import numpy.typing as npt
 
+from icechunk._dataclass import dataclass
 from icechunk._driver import concurrent_map, offload
 from icechunk.assets import Assets
 from icechunk.change_set import ChunkEdits

@@ -11,10 +11,10 @@ import os
 import re
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import quote, unquote, urlsplit
 
+from icechunk._dataclass import dataclass
 from icechunk._driver import is_blocking, offload
 from icechunk.credentials import Credentials
 from icechunk.display import masked_url

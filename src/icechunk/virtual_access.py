@@ -11,11 +11,11 @@ import logging
 import sys
 import warnings
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 from urllib.parse import urlsplit
 
+from icechunk._dataclass import dataclass
 from icechunk.config.virtual import with_final_slash
 from icechunk.credentials import AzureCredentials, Credentials, GcsCredentials, S3Credentials
 from icechunk.display import Card, Plain, Row, Shown, masked_url, quoted

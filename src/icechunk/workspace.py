@@ -13,12 +13,13 @@ import logging
 import threading
 import warnings
 from collections.abc import AsyncIterator, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 
 import numpy as np
 import numpy.typing as npt
 
+from icechunk._dataclass import dataclass
 from icechunk._driver import concurrent_map
 from icechunk.assets import Assets
 from icechunk.change_merge import Overlaps, merge_changes

@@ -119,8 +119,17 @@ def _compare_property(name: Name) -> str:
         return ""
     if isinstance(static, property) and static.fset is None:
         return "cannot be set"
-    frozen = dataclasses.is_dataclass(owner) and owner.__dataclass_params__.frozen  # type: ignore[union-attr]
-    return "cannot be set" if frozen else ""
+    return "cannot be set" if dataclasses.is_dataclass(owner) and _is_frozen(owner) else ""
+
+
+def _is_frozen(owner: Any) -> bool:
+    try:
+        object.__new__(owner).__setattr__(dataclasses.fields(owner)[0].name, None)
+    except dataclasses.FrozenInstanceError:
+        return True
+    except Exception:
+        return False
+    return False
 
 
 def parse(signature: str) -> list[Parameter]:

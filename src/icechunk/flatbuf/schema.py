@@ -8,8 +8,10 @@ Fields stand in slot order; a union takes two slots, its type code and its table
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, TypeAlias
+
+from icechunk._dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,13 @@ walking over the headers of the blocks bounds what a frame can expand to before 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import TypeAlias
 
 import numpy as np
 import zstandard
 
+from icechunk._dataclass import dataclass
 from icechunk.errors import ErrorKind, FormatError
 from icechunk.format import zstd
 from icechunk.format.segments import Segmentation, compress_segments, frame_extent

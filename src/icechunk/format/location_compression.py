@@ -7,11 +7,11 @@ not become smaller, since it is compressed as a whole anyway.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import zstandard
 
+from icechunk._dataclass import dataclass
 from icechunk.format.text_column import TextColumn
 
 _MAX_LOCATION = 1024

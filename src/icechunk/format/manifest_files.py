@@ -6,11 +6,11 @@ Spec 1 keeps them as one vector of structs, spec 2 as tables. Both are read by c
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from icechunk._dataclass import dataclass
 from icechunk.flatbuf.columns import TableColumns, element_positions
 from icechunk.flatbuf.reader import TableView
 from icechunk.format.schemas import MANIFEST_FILE_V2

@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from icechunk._dataclass import dataclass
 from icechunk.flatbuf.builder import Builder
 from icechunk.flatbuf.reader import Document
 from icechunk.flatbuf.schema import Scalar, Struct

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
 
+from icechunk._dataclass import dataclass
 from icechunk.format.manifest_files import ManifestFile
 from icechunk.format.segments import GAP
 from icechunk.format.snapshot_nodes import DimensionShape, ManifestRef, Node

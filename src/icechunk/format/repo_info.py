@@ -8,12 +8,12 @@ are bytes until somebody asks, and what does not change is written as the bytes 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from icechunk._dataclass import dataclass
 from icechunk.errors import ErrorKind, FormatError
 from icechunk.flatbuf.columns import TableColumns, element_positions
 from icechunk.flatbuf.reader import Document, VectorView

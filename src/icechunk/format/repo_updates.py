@@ -8,11 +8,12 @@ to go, that copy is where the rest of the log is read.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Any, overload
 
 import numpy as np
 
+from icechunk._dataclass import dataclass
 from icechunk.errors import InternalError
 from icechunk.flatbuf.columns import Positions, TableColumns
 from icechunk.flatbuf.reader import Document, TableView

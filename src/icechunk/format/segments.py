@@ -18,12 +18,14 @@ from __future__ import annotations
 import struct
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import accumulate, pairwise
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import zstandard
+
+from icechunk._dataclass import dataclass
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 

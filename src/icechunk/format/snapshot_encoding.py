@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from icechunk._dataclass import dataclass
 from icechunk.errors import InternalError
 from icechunk.flatbuf.builder import Builder, Slots
 from icechunk.flatbuf.columns import element_positions

@@ -11,13 +11,13 @@ from __future__ import annotations
 import struct
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import zstandard
 
+from icechunk._dataclass import dataclass
 from icechunk.errors import ErrorKind, FormatError
 from icechunk.flatbuf.columns import Positions, Spots, TableColumns, element_positions, vector_counts
 from icechunk.flatbuf.reader import Document, TableView, VectorView

@@ -8,12 +8,13 @@ between the others moves the numbers of all behind it, in one pass over a column
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from icechunk._dataclass import dataclass
 from icechunk.errors import ErrorKind, FormatError, InternalError
 from icechunk.flatbuf.columns import Positions, TableColumns, element_positions, vector_counts
 from icechunk.flatbuf.reader import Document, VectorView, read_string

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from itertools import accumulate, pairwise
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from icechunk._dataclass import dataclass
 from icechunk.flatbuf.builder import Builder, Slots
 from icechunk.flatbuf.columns import Positions, TableColumns, element_positions, number_rows, vector_counts
 from icechunk.flatbuf.reader import Document, TableView, VectorView

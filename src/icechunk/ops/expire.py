@@ -10,9 +10,10 @@ storage; that is what `gc` is for.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime
 
+from icechunk._dataclass import dataclass
 from icechunk.format.ids import format_id
 from icechunk.format.repo_info import SnapshotRecord
 from icechunk.ops.times import as_micros

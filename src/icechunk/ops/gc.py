@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from icechunk._dataclass import dataclass
 from icechunk._driver import concurrent_map, gather, pause
 from icechunk.errors import ErrorKind, StorageError
 from icechunk.format.repo_info import SnapshotRecord

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
+from icechunk._dataclass import dataclass
 from icechunk.config import to_stored
 from icechunk.errors import ErrorKind, FormatError, PreconditionFailedError, SessionStateError, StorageError
 from icechunk.format.ids import format_id

@@ -9,8 +9,9 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TextIO, TypeAlias
+
+from icechunk._dataclass import dataclass
 
 _WIDTH = 30
 

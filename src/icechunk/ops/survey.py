@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 
+from icechunk._dataclass import dataclass
 from icechunk._driver import concurrent_map
 from icechunk.errors import ErrorKind, ObjectNotFoundError, SnapshotNotFoundError
 from icechunk.format.chunk_table import ChunkTable

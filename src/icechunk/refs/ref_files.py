@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from icechunk._dataclass import dataclass
 from icechunk._driver import concurrent_map, gather
 from icechunk.config import format_yaml, parse_yaml
 from icechunk.errors import (

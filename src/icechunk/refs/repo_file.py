@@ -15,9 +15,10 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from icechunk._dataclass import dataclass
 from icechunk._driver import gather
 from icechunk.config import from_stored, to_stored
 from icechunk.errors import (

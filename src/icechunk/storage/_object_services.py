@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import timedelta
 from typing import Any, ClassVar, Literal, Protocol
 from urllib.parse import urlsplit
 
+from icechunk._dataclass import dataclass
 from icechunk.config.effective import EffectiveStorage
 from icechunk.config.virtual import ChecksumAlgorithm, S3Options
 from icechunk.credentials import (
@@ -411,7 +412,7 @@ class GivenPlace(_Shown):
         return self.store
 
     def describe(self) -> dict[str, Any]:
-        return {"type": self.service.name, "prefix": self.prefix}
+        return {"type": self.service.name, "store": masked_url(repr(self.store)), "prefix": self.prefix}
 
 
 def _sorted_options(config: Mapping[str, str], prefixes: tuple[str, ...]) -> tuple[Any, Any]:

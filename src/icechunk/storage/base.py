@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from icechunk._dataclass import dataclass
 from icechunk._driver import blocking
 from icechunk.display import Card, Plain, Row, Shown
 from icechunk.storage._constructors import Constructors

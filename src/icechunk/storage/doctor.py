@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from icechunk._dataclass import dataclass
 from icechunk._driver import concurrent_map
 from icechunk.display import Card, Plain, Row, Shown
 from icechunk.errors import ErrorKind, IcechunkError, ObjectNotFoundError, PreconditionFailedError
