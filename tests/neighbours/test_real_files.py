@@ -101,7 +101,7 @@ def test_months_are_appended_one_commit_each(tmp_path: Path, writer: Writer) -> 
     for number, path in enumerate(NEMO):
         month = virtual(path, coordinates(path))
         month = month.drop_vars([each for each in month.variables if "time_counter" not in month[each].dims])
-        month = month[[each for each in month.data_vars]]
+        month = month[list(month.data_vars)]
         session = repo.writable_session("main")
         writer(month, session, **({"append_dim": "time_counter"} if number else {}))
         session.commit(path.name)
