@@ -149,9 +149,8 @@ class Assets:
         if start >= stop:
             return b""
         path = CHUNKS + format_id(ref.id)
-        whole = start == 0 and stop == ref.length and ref.offset == 0
-        byte_range = None if whole else ByteRange(ref.offset + start, ref.offset + stop)
-        data, _ = await self.storage.get(path, byte_range=byte_range)
+        # a range, even where it is the whole object: whoever knows how much will come need not be told first
+        data, _ = await self.storage.get(path, byte_range=ByteRange(ref.offset + start, ref.offset + stop))
         if len(data) != stop - start:
             raise StorageError(
                 f"chunk object `{path}` has not the expected size: {stop - start} bytes were wanted and {len(data)} "

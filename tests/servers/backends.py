@@ -167,7 +167,7 @@ def start_fake_gcs(directory: Path) -> Iterator[Backend]:
 
 
 @contextlib.contextmanager
-def start_seaweedfs(directory: Path) -> Iterator[Backend]:
+def start_seaweedfs(directory: Path, volume_megabytes: int = 64) -> Iterator[Backend]:
     program = find("weed")
     ports = {name: free_port_pair() for name in ("s3", "filer", "master", "volume")}
     identity = {
@@ -179,7 +179,7 @@ def start_seaweedfs(directory: Path) -> Iterator[Backend]:
     command = [program, "server", "-dir", str(directory), "-ip", "127.0.0.1", "-ip.bind", "127.0.0.1"]
     command += ["-s3", "-s3.config", "s3.json", "-s3.port", str(ports["s3"]), "-filer.port", str(ports["filer"])]
     command += ["-master.port", str(ports["master"]), "-volume.port", str(ports["volume"])]
-    command += ["-master.volumeSizeLimitMB", "64", "-volume.max", "50", "-master.telemetry=false"]
+    command += ["-master.volumeSizeLimitMB", str(volume_megabytes), "-volume.max", "50", "-master.telemetry=false"]
     backend = s3_backend("seaweedfs", f"http://127.0.0.1:{ports['s3']}")
     with running(command, directory, lambda: answers(ports["s3"]) and make_bucket(backend)):
         yield backend

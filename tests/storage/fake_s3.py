@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 LOST = "lost"  # done, but the connection breaks before the answer
+CUT = "cut"  # done, but the connection breaks in the middle of the answer
 DROPPED = "dropped"  # the connection breaks before anything is done
 Fault = str | int  # one of these, or the status of an error answer
 
@@ -110,6 +111,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if fault == LOST:
                 self.close_connection = True
                 return
+            if fault == CUT:
+                self.close_connection = True
+                out, content = {**out, "content-length": str(len(content))}, content[: len(content) // 2]
             self.answer(status, content, out)
         finally:
             with state.lock:

@@ -30,7 +30,7 @@ from icechunk.storage._object_errors import explain, translate
 from icechunk.storage._object_services import address
 from icechunk.storage.base import ABSENT, ByteRange, Storage, Unchanged
 from icechunk.testing.storage_suite import paths_in, read
-from tests.storage.fake_s3 import DROPPED, LOST, FakeS3, Stored, serving
+from tests.storage.fake_s3 import CUT, DROPPED, LOST, FakeS3, Stored, serving
 
 QUICK = StorageRetriesSettings(max_tries=3, initial_backoff_ms=1, max_backoff_ms=2)
 MB = 1 << 20
@@ -227,6 +227,23 @@ def test_passing_failures_are_not_noticed(server: FakeS3, fault: int | str) -> N
     server.objects["root/a"] = Stored(b"x", {})
     server.faults = [("GET", fault), ("GET", fault)]
     assert run(read(storage, "a")) == b"x"
+
+
+@pytest.mark.parametrize("drive", [run, asyncio.run], ids=["blocking", "event loop"])
+@pytest.mark.parametrize("fault", [500, 503, DROPPED, CUT])
+def test_passing_failures_of_ranges_are_not_noticed(server: FakeS3, fault: int | str, drive: Any) -> None:
+    storage = open_s3(server)
+    server.objects["root/a"] = Stored(b"0123456789" * 1000, {})
+    server.faults = [("GET", fault), ("GET", fault)]
+    assert drive(read(storage, "a", ByteRange(5, 8000))) == (b"0123456789" * 1000)[5:8000]
+
+
+def test_a_range_is_one_request(server: FakeS3) -> None:
+    storage = open_s3(server)
+    server.objects["root/a"] = Stored(b"0123456789", {})
+    assert run(read(storage, "a", ByteRange(2, 5))) == b"234"
+    assert run(read(storage, "a", ByteRange(8, 50))) == b"89"
+    assert server.verbs() == ["GET", "GET"]
 
 
 def test_tries_are_bounded(server: FakeS3) -> None:

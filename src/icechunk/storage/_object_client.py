@@ -121,7 +121,7 @@ class _Clients:
 
 
 def _translated(error: Exception, verb: str, path: str) -> Exception:
-    if verb == "get" and is_past_the_end(error):
+    if verb in ("get", "get_range") and is_past_the_end(error):
         return PastTheEnd()
     if type(error).__name__ == "NotModifiedError":
         return NotModified()
@@ -131,14 +131,19 @@ def _translated(error: Exception, verb: str, path: str) -> Exception:
 
 
 async def drained(response: Any) -> Buffer:
-    """All bytes of a response: small ones as `bytes`, big ones as a view of the client's own memory."""
+    """All bytes of a response."""
     try:
         data = response.bytes() if is_blocking() else await response.bytes_async()
     except Exception as error:
         failure = BrokenOff(explain(error))
     else:
-        return bytes(data) if len(data) < _COPIED_BELOW else memoryview(data)
+        return handed_over(data)
     raise failure
+
+
+def handed_over(data: Any) -> Buffer:
+    """Bytes of the client: small ones as `bytes`, big ones as a view of its own memory."""
+    return bytes(data) if len(data) < _COPIED_BELOW else memoryview(data)
 
 
 async def beginning(response: Any, count: int) -> Buffer:

@@ -118,7 +118,8 @@ class Storage(Constructors, Shown):
     async def get(self, path: str, *, byte_range: ByteRange | None = None) -> tuple[Buffer, Version]:
         """The bytes at `path`, or a range of them, and the version they belong to.
 
-        A range that reaches past the end gives what is there; one that starts past it gives no bytes.
+        A range that reaches past the end gives what is there; one that starts past it gives no bytes. The version of a
+        range may be unknown, where finding out would cost more.
         Raises `ObjectNotFoundError`.
         """
 

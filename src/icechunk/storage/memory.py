@@ -70,7 +70,7 @@ class MemoryStorage(Storage):
         if byte_range is None:
             return data, entry.version
         start, stop = resolve_range(byte_range, len(data))
-        if stop - start < _VIEW_FROM:
+        if stop - start < _VIEW_FROM or stop - start == len(data):
             return data[start:stop], entry.version
         return memoryview(data)[start:stop], entry.version
 

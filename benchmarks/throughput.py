@@ -1,0 +1,105 @@
+"""Chunks to and from an S3 server, ours and the Rust package alternating; the table can go into docs/performance.md.
+
+    python -m benchmarks.throughput                  # 1 GiB in chunks of 8 MiB and of 256 KiB, three rounds, both servers
+    python -m benchmarks.throughput --write          # and put the table into docs/performance.md
+    python -m benchmarks.throughput --mebibytes 128 --rounds 1 --server quick
+
+Every round of every engine has a process and a server of its own. Needs the environments that `scripts/test --all` makes, or
+`--ours`, `--ours-new`, `--ref11`, `--ref23` with paths to Pythons.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import sys
+from collections import defaultdict
+
+from benchmarks.document import median_of, put, table
+from benchmarks.s3_servers import KINDS, add_engine_options, engines, serving, work
+
+CHUNKS = (8192, 256)  # KiB
+PAIRS = (("ours", "1.1.21"), ("ours-new", "2.3.0"))
+Rounds = dict[tuple[str, int, str, str], list[float]]
+"""What was measured, by server, KiB per chunk, name of the measurement and engine."""
+
+
+def measure(arguments: argparse.Namespace) -> Rounds:
+    """All rounds."""
+    found: Rounds = defaultdict(list)
+    pythons = engines(arguments)
+    for kind, chunk, number in itertools.product(arguments.server, arguments.kibibytes, range(arguments.rounds)):
+        order = list(pythons.items())
+        for engine, python in order if number % 2 == 0 else order[::-1]:
+            with serving(kind) as backend:
+                answer = work(
+                    engine, python, "transfer", place=backend.place("r"), mebibytes=arguments.mebibytes, kibibytes=chunk
+                )
+            for name, value in answer.items():
+                found[kind, chunk, name, engine].append(value)
+            shown = ", ".join(f"{name} {value:.3g}" for name, value in answer.items())
+            print(f"{kind}, {chunk} KiB, round {number + 1}, {engine}: {shown}", file=sys.stderr, flush=True)
+    return found
+
+
+def rows(found: Rounds, mebibytes: int) -> list[list[str]]:
+    """Lines of the table."""
+    lines = []
+    for kind, chunk, verb in dict.fromkeys((kind, chunk, name.split()[0]) for kind, chunk, name, _ in found):
+        if verb == "memory":
+            continue
+        line = [f"{verb}, {size(chunk)}, {kind}"]
+        for ours, theirs in PAIRS:
+            mine, other = (found.get((kind, chunk, verb, engine)) for engine in (ours, theirs))
+            costs = [found.get((kind, chunk, f"{verb} cpu", engine)) for engine in (ours, theirs)]
+            line += [speed(mine, mebibytes), speed(other, mebibytes), ratio(mine, other), ratio(*costs)]
+        lines.append(line)
+    return lines
+
+
+def size(kibibytes: int) -> str:
+    return f"{kibibytes // 1024} MiB" if kibibytes >= 1024 else f"{kibibytes} KiB"
+
+
+def speed(seconds: list[float] | None, mebibytes: int) -> str:
+    return f"{mebibytes / median_of(seconds):,.0f}" if seconds else ""
+
+
+def ratio(mine: list[float] | None, other: list[float] | None) -> str:
+    return f"{median_of(mine) / median_of(other):.2f}" if mine and other else ""
+
+
+def report(found: Rounds, mebibytes: int, rounds: int) -> str:
+    """The section of docs/performance.md."""
+    head = ["MiB per second", "ours", "1.1.21", "time", "processor", "ours, newest zarr", "2.3.0", "time", "processor"]
+    return f"""\
+{mebibytes:,} MiB of random numbers, not compressed, in one assignment and one read of a Zarr array (10 chunks at a time, as Zarr
+does by itself), on {os.cpu_count()} cores that client and server share. Medians of {rounds} rounds, each in a process and against a
+server of its own. "time" and "processor" are ratios of the seconds that pass and of the processor time of the client; below 1
+means that ours needs less. SeaweedFS is a real server, and busy with checksums for most of the time that passes; "quick" is
+`benchmarks/quick_s3.py`, which keeps what comes in memory and does nothing else.
+
+{table(head, rows(found, mebibytes))}
+
+Measured by `python -m benchmarks.throughput --write`."""
+
+
+def main() -> None:
+    """Measure, print, and write where that is wanted."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mebibytes", type=int, default=1024)
+    parser.add_argument("--kibibytes", type=int, nargs="*", default=CHUNKS, help="of a chunk")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--server", nargs="*", choices=KINDS, default=KINDS)
+    parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
+    add_engine_options(parser)
+    arguments = parser.parse_args()
+    text = report(measure(arguments), arguments.mebibytes, arguments.rounds)
+    print(text)
+    if arguments.write:
+        put("throughput", text)
+
+
+if __name__ == "__main__":
+    main()
