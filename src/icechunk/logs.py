@@ -14,11 +14,8 @@ Levels are off, error, warn, info, debug, trace or a number from 0 to 5. Directi
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
-import pkgutil
-import platform
 import re
 import sys
 import time
@@ -117,7 +114,7 @@ def parse_filter(directive: str) -> dict[str, int]:
         if name == _ROOT or name.startswith(_ROOT + "."):
             levels[name] = TRACE if word is None else _LEVELS[word.lower()]
             _hint(name)
-        elif difflib.get_close_matches(name, [_ROOT], cutoff=0.85):
+        elif _closest(name, [_ROOT], 0.85):
             _complain(part, f"no such target, did you mean `{_ROOT}`?")
     return {_ROOT: general} | levels
 
@@ -129,10 +126,18 @@ def _complain(part: str, why: str) -> None:
 def _hint(name: str) -> None:
     """Say so when `name` is not a module of ours but nearly one."""
     first = name.removeprefix(_ROOT).removeprefix(".").partition(".")[0]
-    modules = [module.name for module in pkgutil.iter_modules([os.path.dirname(__file__)])]
-    close = difflib.get_close_matches(first, modules, n=1) if first and first not in modules else []
+    from pkgutil import iter_modules
+
+    modules = [module.name for module in iter_modules([os.path.dirname(__file__)])]
+    close = _closest(first, modules) if first and first not in modules else None
     if close:
-        print(f"nothing is logged as `{name}`, did you mean `{_ROOT}.{close[0]}`?", file=sys.stderr)
+        print(f"nothing is logged as `{name}`, did you mean `{_ROOT}.{close}`?", file=sys.stderr)
+
+
+def _closest(word: str, known: list[str], cutoff: float = 0.6) -> str | None:
+    from difflib import get_close_matches
+
+    return next(iter(get_close_matches(word, known, 1, cutoff)), None)
 
 
 def shutdown_telemetry() -> None:
@@ -142,6 +147,8 @@ def shutdown_telemetry() -> None:
 
 def print_debug_info() -> None:
     """Print the versions that a report of a problem should contain."""
+    import platform
+
     print(f"platform:  {platform.platform()}")
     print(f"python:  {platform.python_version()}")
     for package in ("icechunk", "zarr", "numcodecs", "xarray", "virtualizarr", "obstore", "zstandard"):

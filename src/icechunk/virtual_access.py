@@ -8,10 +8,10 @@ for one open repository and are never stored with it.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Collection, Iterable, Sequence
-from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 from urllib.parse import urlsplit
 
@@ -26,7 +26,7 @@ log = logging.getLogger("icechunk.virtual")
 Drift: TypeAlias = Literal["error", "warn", "ignore"]
 """What happens when a source has another etag, or is newer, than a reference says."""
 
-_PACKAGE = str(Path(__file__).parent)
+_PACKAGE = os.path.dirname(os.path.abspath(__file__))
 _S3 = (ObjectStoreConfig.S3, ObjectStoreConfig.S3Compatible, ObjectStoreConfig.Tigris)
 
 

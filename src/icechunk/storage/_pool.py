@@ -7,13 +7,14 @@ network or a sleeping disk, and waits are worth having at the same time.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 T = TypeVar("T")
 
@@ -37,12 +38,16 @@ def _executor() -> ThreadPoolExecutor:
     if _pool is None:
         with _making:
             if _pool is None:
+                from concurrent.futures import ThreadPoolExecutor
+
                 _pool = ThreadPoolExecutor(WIDTH, thread_name_prefix="icechunk-files")
     return _pool
 
 
 async def in_thread(fn: Callable[..., T], *args: Any) -> T:
     """`fn(*args)` on a thread, while the running event loop goes on."""
+    import asyncio
+
     return await asyncio.get_running_loop().run_in_executor(_executor(), functools.partial(fn, *args))
 
 
@@ -52,6 +57,8 @@ def each(fn: Callable[[str], None], names: Sequence[str]) -> None:
         for name in names:
             fn(name)
         return
+    from concurrent.futures import ThreadPoolExecutor
+
     # threads of its own: the shared ones may all be waiting for this very call
     with ThreadPoolExecutor(min(WIDTH, len(names)), thread_name_prefix="icechunk-flush") as pool:
         for _ in pool.map(fn, names):

@@ -6,16 +6,18 @@ hands the place to the first in it. Lists do not count: who goes through one mak
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from icechunk._driver import is_blocking
+from icechunk._driver import running_loop
 from icechunk.storage.base import ObjectInfo, Storage
 from icechunk.storage.wrappers import Call, InterceptingStorage
+
+if TYPE_CHECKING:
+    import asyncio
 
 T = TypeVar("T")
 
@@ -86,7 +88,7 @@ class _Waiter:
 
     def __init__(self) -> None:
         self.called = False
-        self._loop = None if is_blocking() else asyncio.get_running_loop()
+        self._loop = running_loop()
         self._future: asyncio.Future[None] | None = None if self._loop is None else self._loop.create_future()
         self._event = threading.Event() if self._loop is None else None
 
