@@ -229,7 +229,8 @@ def differences(surface: Surface) -> Iterator[str]:
 def only_here(surface: Surface) -> Iterator[str]:
     """A line per name, or parameter, that no version of the Rust package has; told by the first sentence of its docstring."""
     known = set(surface.names)
-    added = [name for name in icechunk.__all__ if name not in known]
+    # `open` is kept out of `__all__`, where it would hide Python's own
+    added = [name for name in sorted({*icechunk.__all__, "open"}) if name not in known and not name.endswith("_async")]
     for owner in EXTENDED:
         found = find(owner)
         own = getattr(found, "__all__", None) or own_members(found)

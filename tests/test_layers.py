@@ -28,12 +28,12 @@ class Row:
 
 LAYERS = (  # top to bottom
     Row("faces", ("", "__main__", "testing", "types", "snapshots", "versions")),
-    Row("edge", ("cli", "viewer", "xarray", "dask", "distributed", "chunk_alignment")),
+    Row("edge", ("cli", "viewer", "xarray", "dask", "distributed", "chunk_alignment", "opening", "xarray_backend")),
     Row("use", ("repository", "chronicle", "maintenance")),
     Row("operations", ("ops",)),
     Row("session", ("session",)),
     Row("store", ("store",)),
-    Row("act", ("core", "publishing", "rebase", "workspace", "commit", "manifest_writer", "written_chunks")),
+    Row("act", ("core", "publishing", "merging", "rebase", "workspace", "commit", "manifest_writer", "written_chunks")),
     Row("hold", ("refs", "virtual", "virtual_access", "virtual_refs")),
     Row("assets", ("assets", "cache")),
     Row(

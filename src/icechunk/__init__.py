@@ -1,11 +1,13 @@
 """Transactional, versioned storage for Zarr arrays.
 
-    import icechunk, zarr
+    import icechunk, numpy as np, zarr
 
     repo = icechunk.Repository.open_or_create(icechunk.local_filesystem_storage("/data/air"))
     session = repo.writable_session("main")
-    zarr.create_array(session.store, name="t", data=[1, 2, 3])
+    zarr.create_array(session.store, name="t", data=np.arange(3))
     session.commit("first data")
+
+    icechunk.open("/data/air").store            # for reading, with zarr or xarray
 
 Names are loaded when they are first used, so importing the package costs next to nothing.
 """
@@ -286,6 +288,18 @@ if TYPE_CHECKING:
     from icechunk.logs import (
         shutdown_telemetry as shutdown_telemetry,
     )
+    from icechunk.opening import (
+        open as open,
+    )
+    from icechunk.opening import (
+        open_async as open_async,
+    )
+    from icechunk.opening import (
+        open_repository as open_repository,
+    )
+    from icechunk.opening import (
+        open_repository_async as open_repository_async,
+    )
     from icechunk.repository import Repository as Repository
     from icechunk.session import (
         ForkSession as ForkSession,
@@ -318,6 +332,9 @@ if TYPE_CHECKING:
         local_filesystem_storage as local_filesystem_storage,
     )
     from icechunk.storage import (
+        obstore_storage as obstore_storage,
+    )
+    from icechunk.storage import (
         r2_storage as r2_storage,
     )
     from icechunk.storage import (
@@ -325,6 +342,9 @@ if TYPE_CHECKING:
     )
     from icechunk.storage import (
         s3_storage as s3_storage,
+    )
+    from icechunk.storage import (
+        storage_from_url as storage_from_url,
     )
     from icechunk.storage import (
         tigris_storage as tigris_storage,
@@ -392,9 +412,10 @@ _MODULES = {
     "errors": "AlreadyExistsError ConflictError ErrorKind FormatError IcechunkError InternalError InvalidInputError NoChangesToCommitError NodeNotFoundError NotFoundError ReadOnlyError RebaseFailedError RefNotFoundError RepositoryNotFoundError SessionStateError SnapshotNotFoundError StorageError",
     "info": "Attribution ChunkStorageStats ChunkType Diff FeatureFlag GCSummary ManifestFileInfo RepoAvailability RepoStatus SessionMode SnapshotInfo SpecVersion Update UpdateType",
     "logs": "initialize_logs print_debug_info set_logs_filter shutdown_telemetry",
+    "opening": "open open_async open_repository open_repository_async",
     "repository": "Repository",
     "session": "ForkSession MergeOverlapWarning Session",
-    "storage": "Storage azure_storage gcs_storage hf_storage http_storage in_memory_storage local_filesystem_storage r2_storage redirect_storage s3_storage tigris_storage",
+    "storage": "Storage azure_storage gcs_storage hf_storage http_storage in_memory_storage local_filesystem_storage obstore_storage r2_storage redirect_storage s3_storage storage_from_url tigris_storage",
     "storage.doctor": "UnsafeStorageWarning",
     "store": "IcechunkStore",
     "types": "CommitMethod",
@@ -407,7 +428,7 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names.s
 
 __all__ = [
     "__version__",
-    *sorted(_HOMES),
+    *sorted(name for name in _HOMES if name != "open"),  # which `from icechunk import *` would put before Python's own
 ]
 
 
@@ -421,7 +442,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_HOMES})
 
 
 initialize_logs()

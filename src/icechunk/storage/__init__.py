@@ -34,12 +34,14 @@ from icechunk.storage.factories import (
     http_storage,
     in_memory_storage,
     local_filesystem_storage,
+    obstore_storage,
     r2_storage,
     redirect_storage,
     s3_object_store_storage,
     s3_storage,
     tigris_storage,
 )
+from icechunk.storage.urls import storage_from_url
 from icechunk.virtual_types import azure_store, gcs_store, http_store, local_filesystem_store, s3_store
 
 __all__ = [
@@ -70,11 +72,13 @@ __all__ = [
     "in_memory_storage",
     "local_filesystem_storage",
     "local_filesystem_store",
+    "obstore_storage",
     "r2_storage",
     "redirect_storage",
     "s3_credentials",
     "s3_object_store_storage",
     "s3_storage",
     "s3_store",
+    "storage_from_url",
     "tigris_storage",
 ]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from os import PathLike
 from typing import TYPE_CHECKING, Any, cast
 
+from icechunk._dataclass import dataclass
 from icechunk._driver import iterate
 from icechunk.display import Card, Plain, Row, Shown
 
@@ -254,6 +254,13 @@ class Constructors:
         from icechunk.storage.builders import new_redirect
 
         return new_redirect(base_url)
+
+    @classmethod
+    def new_obstore(cls, store: Any, prefix: str | None = None, *, read_only: bool = False) -> Storage:
+        """See `icechunk.obstore_storage`."""
+        from icechunk.storage.builders import new_obstore
+
+        return new_obstore(store, prefix, read_only=read_only)
 
     def list_objects_metadata(
         self, settings: StorageSettings | None = None, prefix: str | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 from icechunk import checks
@@ -237,6 +238,18 @@ def new_redirect(base_url: str) -> Storage:
             _CONFIG,
         )
     return RedirectStorage(url)
+
+
+def new_obstore(store: Any, prefix: str | None = None, *, read_only: bool = False) -> Storage:
+    """See `obstore_storage`."""
+    if not any(base.__module__.partition(".")[0] == "obstore" for base in type(store).__mro__):
+        advice = (
+            "pass the store that it wraps, its `.store`" if hasattr(store, "store") else "make one of obstore.store"
+        )
+        raise TypeError(f"expected a store of obstore, got {type(store).__module__}.{type(store).__name__}; {advice}")
+    from icechunk.storage import object_store
+
+    return object_store.from_obstore(store, directory(prefix), read_only=checks.flag(read_only, "read_only"))
 
 
 # --------------------------------------------------------------------------------------------------------------- checks

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 from os import PathLike
+from typing import Any
 
 from icechunk.config.virtual import ChecksumAlgorithm, S3Options
 from icechunk.credentials import (
@@ -20,6 +21,7 @@ from icechunk.storage.builders import (
     new_gcs,
     new_hf,
     new_http,
+    new_obstore,
     new_r2,
     new_redirect,
     new_s3,
@@ -446,3 +448,30 @@ def redirect_storage(base_url: str) -> Storage:
     `r2://bucket/prefix?account_id=...` or `tigris://bucket/prefix?region=...`. It is read without credentials.
     """
     return new_redirect(base_url)
+
+
+def obstore_storage(store: Any, prefix: str | None = None, *, read_only: bool = False) -> Storage:
+    """A storage in an obstore store that you have already, made and configured however you like.
+
+        store = obstore.store.S3Store("bucket", region="eu-west-1", credential_provider=provider)
+        repo = icechunk.Repository.open(icechunk.obstore_storage(store, prefix="air"))
+
+    Retries, time-outs and credentials are those of the store. It can be sent to other processes if the store can be pickled.
+    With obstore's `LocalStore` commits are refused, since it cannot replace a file on condition: use
+    `local_filesystem_storage`.
+
+    Parameters
+    ----------
+    store
+        Any of `obstore.store`: `S3Store`, `GCSStore`, `AzureStore`, `HTTPStore`, `LocalStore`, `MemoryStore`.
+    prefix
+        A directory in it, below the prefix that the store itself may have.
+    read_only
+        Whether to refuse all writes.
+
+    Raises
+    ------
+    TypeError
+        It is no store of obstore.
+    """
+    return new_obstore(store, prefix, read_only=read_only)
