@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from typing import Any, Literal, TypeAlias
 
+from icechunk._dataclass import dataclass
 from icechunk._driver import blocking_function
 from icechunk.config import RepositoryConfig
 from icechunk.errors import (
@@ -286,6 +286,8 @@ async def _writable_session(repo: Repository, branch: str, version: Wanted, addr
 
 async def _what_there_is(repo: Repository, version: Wanted, address: Address | None) -> str:
     """That something was not found, and what is there instead."""
+    from difflib import get_close_matches
+
     branches, tags = sorted(await repo.list_branches_async()), sorted(await repo.list_tags_async())
     place = _shown(repo.storage, address)
     missing, what = version.snapshot_id, "snapshot"

@@ -11,22 +11,21 @@ credentials were taken out of it.
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import field
 from typing import Any
 from urllib.parse import unquote
 
+from icechunk._dataclass import dataclass
 from icechunk.config.virtual import S3Options
 from icechunk.credentials import S3Credentials, S3StaticCredentials
 from icechunk.display import masked_url
 from icechunk.errors import ErrorKind, IcechunkError, InvalidInputError, StorageError
 from icechunk.storage import builders, factories
 from icechunk.storage.base import Storage
-from icechunk.storage.memory import MemoryStorage
 
 VERSION_PARAMETERS = ("branch", "tag", "snapshot_id", "as_of")
 """What a URL may say of the version behind its `?`."""
@@ -293,7 +292,7 @@ def _made(
     builder: Callable[..., Storage] | None = None,
 ) -> Storage:
     """What `factory` makes; with credentials as an object, what `builder` makes, which takes them as one."""
-    known = [name for name in inspect.signature(factory).parameters if name not in place]
+    known = [name for name in _parameters(factory) if name not in place]
     for name in options:
         if name not in known:
             raise TypeError(
@@ -303,12 +302,18 @@ def _made(
         return factory(**place, **options)
     if builder is None:
         raise TypeError("there is nothing at this kind of place that credentials could be for; leave them out")
-    taken = {*inspect.signature(builder).parameters}
+    taken = {*_parameters(builder)}
     if "options" in taken:
-        taken |= inspect.signature(S3Options).parameters.keys()
+        taken.update(_parameters(S3Options))
     if twice := [name for name in options if name not in taken]:
         raise TypeError(f"credentials are given as an object already; leave {', '.join(twice)} out")
     return builder(**place, credentials=credentials, **options)
+
+
+def _parameters(function: Callable[..., Any]) -> Iterable[str]:
+    from inspect import signature
+
+    return signature(function).parameters
 
 
 def _on_s3(make: Callable[..., Storage]) -> Callable[..., Storage]:
@@ -368,7 +373,7 @@ def _memory(name: str) -> Storage:
         raise _refused("a place in memory has a name, memory://name, under which it is found again")
     with _lock:
         if name not in _named:
-            _named[name] = MemoryStorage()
+            _named[name] = factories.in_memory_storage()
         return _named[name]
 
 
