@@ -21,7 +21,7 @@ from icechunk.format.ids import format_id
 from icechunk.format.manifest import Manifest
 from icechunk.format.snapshot import Snapshot
 from icechunk.format.transaction_log import TransactionLog
-from icechunk.storage.base import Buffer, ByteRange, Storage
+from icechunk.storage.base import Buffer, ByteRange, Storage, Version
 
 SNAPSHOTS = "snapshots/"
 MANIFESTS = "manifests/"
@@ -163,10 +163,10 @@ class Assets:
         """Write the object of a native chunk under a fresh id."""
         await self.storage.put(CHUNKS + format_id(chunk_id), data)
 
-    async def write_snapshot(self, snapshot_id: bytes, data: bytes, spec: int) -> None:
+    async def write_snapshot(self, snapshot_id: bytes, data: bytes, spec: int) -> Version:
         """Write an encoded snapshot."""
         self._snapshots.drop(snapshot_id)
-        await self._write(SNAPSHOTS, snapshot_id, data, spec, "snapshot")
+        return await self._write(SNAPSHOTS, snapshot_id, data, spec, "snapshot")
 
     async def write_manifest(self, manifest_id: bytes, data: bytes, spec: int) -> None:
         """Write an encoded manifest."""
@@ -177,9 +177,9 @@ class Assets:
         """Write the encoded log of a snapshot."""
         await self._write(TRANSACTIONS, snapshot_id, data, spec, "transaction-log")
 
-    async def _write(self, folder: str, file_id: bytes, data: bytes, spec: int, file_type: str) -> None:
+    async def _write(self, folder: str, file_id: bytes, data: bytes, spec: int, file_type: str) -> Version:
         metadata = object_metadata(spec, file_type) if self.settings.tag_objects else None
-        await self.storage.put(folder + format_id(file_id), data, metadata=metadata)
+        return await self.storage.put(folder + format_id(file_id), data, metadata=metadata)
 
 
 def object_metadata(spec: int, file_type: str) -> dict[str, str]:

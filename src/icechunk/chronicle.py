@@ -31,6 +31,7 @@ class Chronicle:
 
     _core: RepositoryCore
     _resolve: Callable[..., Awaitable[bytes]]
+    _tip: Callable[[str], Awaitable[bytes]]
 
     async def lookup_snapshot_async(self, snapshot_id: str) -> SnapshotInfo:
         """What is known of a snapshot. Raises `SnapshotNotFoundError`."""
@@ -42,7 +43,7 @@ class Chronicle:
         self, *, branch: str | None = None, tag: str | None = None, snapshot_id: str | None = None
     ) -> AsyncCloseableIterator[SnapshotInfo]:
         """A snapshot and all its parents, newest first, for `for` or `async for`."""
-        tip = self._resolve_now(branch, tag, snapshot_id)
+        tip = self._start(branch, tag, snapshot_id)
         return AsyncCloseableIterator.of_batches(self._ancestry(tip))
 
     def async_ancestry(
@@ -53,15 +54,18 @@ class Chronicle:
             raise ValueError("Must provide one of branch, tag, or snapshot_id")
         return AsyncCloseableIterator.of_batches(self._ancestry_of(branch, tag, snapshot_id))
 
-    async def _resolve_now_async(self, branch: str | None, tag: str | None, snapshot_id: str | None) -> bytes:
+    async def _start_async(self, branch: str | None, tag: str | None, snapshot_id: str | None) -> bytes:
+        """Where an ancestry begins; where history is in the snapshots, that of the tip will be wanted next."""
+        if branch is not None and tag is snapshot_id is None and not self._core.refs.registers_snapshots:
+            return await self._tip(branch)
         return await self._resolve(branch, tag, snapshot_id)
 
-    _resolve_now = blocking(_resolve_now_async)
+    _start = blocking(_start_async)
 
     async def _ancestry_of(
         self, branch: str | None, tag: str | None, snapshot_id: str | None
     ) -> AsyncIterator[Sequence[SnapshotInfo]]:
-        async for infos in self._ancestry(await self._resolve(branch, tag, snapshot_id)):
+        async for infos in self._ancestry(await self._start_async(branch, tag, snapshot_id)):
             yield infos
 
     async def _ancestry(self, tip: bytes) -> AsyncIterator[Sequence[SnapshotInfo]]:

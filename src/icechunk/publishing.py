@@ -227,7 +227,7 @@ class Publisher:
         """Write the files of a commit and read where its branch stands: at once where that saves a round trip."""
         refs = self.core.refs
         if ahead and self.core.width >= _REMOTE:
-            draft, prepared = await gather(write(), refs.prepare(branch))
+            draft, prepared = await gather(write(), refs.prepare(branch, self.workspace.snapshot_id))
             return draft, prepared
         prepared = await refs.prepare(branch)
         base = self.workspace.snapshot_id

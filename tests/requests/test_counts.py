@@ -18,11 +18,11 @@ from tests.requests.operations import OPERATIONS, prepare
 BOUNDS = {
     "open and read a chunk": {1: (7, 4), 2: (7, 4)},
     "open and list": {1: (5, 2), 2: (5, 2)},
-    "open and read the history": {1: (15, 12), 2: (4, 2)},
-    "open and commit a chunk": {1: (14, 8), 2: (13, 7)},
-    "open and commit 177 chunks": {1: (542, 13), 2: (541, 12)},
-    "the same chunk, after somebody else": {1: (30, 19), 2: (28, 18)},
-    "open, expire and collect": {1: (219, 32), 2: (196, 16)},
+    "open and read the history": {1: (14, 11), 2: (4, 2)},
+    "open and commit a chunk": {1: (13, 8), 2: (13, 7)},
+    "open and commit 177 chunks": {1: (541, 12), 2: (541, 11)},
+    "the same chunk, after somebody else": {1: (29, 19), 2: (28, 18)},
+    "open, expire and collect": {1: (203, 22), 2: (196, 14)},
 }
 
 

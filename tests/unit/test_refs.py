@@ -28,8 +28,9 @@ from icechunk.format.ids import INITIAL_SNAPSHOT_ID, format_id
 from icechunk.format.repo_info import BranchCreated, NewCommit, RepoInitialized
 from icechunk.refs import Context, Publication, UpdateRetries, create_refs, find_spec, open_refs, refs_for
 from icechunk.refs.base import HistoryEdit, format_time, later_than
-from icechunk.refs.ref_files import names_in
-from icechunk.storage.base import ABSENT, Storage
+from icechunk.refs.ref_content import names_in
+from icechunk.refs.snapshot_chain import RecentFiles
+from icechunk.storage.base import ABSENT, ObjectInfo, Storage
 from icechunk.storage.memory import MemoryStorage
 from icechunk.storage.wrappers import ReadOnlyStorage
 from icechunk.testing.counting import CountingStorage
@@ -267,7 +268,8 @@ async def test_names_are_text(kit: Kit) -> None:
 
 def test_names_in_a_listing() -> None:
     names = names_in(
-        [
+        ObjectInfo(path, 1, 0.0)
+        for path in [
             "refs/stray.txt",
             "refs/branch.main/ref.json",
             "refs/branch.empty/other.json",
@@ -282,7 +284,7 @@ def test_names_in_a_listing() -> None:
     assert names.tags == {"kept"}
     assert names.deleted_tags == {"gone", "only-tombstone"}
     with pytest.raises(InvalidInputError, match="invalid ref type `other`"):
-        names_in(["refs/other/ref.json"])
+        names_in([ObjectInfo("refs/other/ref.json", 1, 0.0)])
 
 
 @pytest.mark.parametrize(
@@ -333,7 +335,7 @@ async def test_ancestry_over_a_network_does_not_wait_for_each_snapshot(kit_of: A
     counting.reset()
     assert len(await kit.line("main", refs)) == length + 1
     # one for the branch, some patience, one listing, and windows that double
-    assert counting.depth <= (1 + 8 + 1 + 3 if spec == 1 else 2)
+    assert counting.depth <= (1 + 10 + 1 + 3 if spec == 1 else 2)
     assert counting.counts["get"] <= length + 5 + 2
 
 
@@ -463,6 +465,71 @@ async def test_what_is_prepared_need_not_be_read_again(kit_of: Any) -> None:
         kit.storage.reset()
         await kit.refs.publish(Publication("commit", record, "main", tip), prepared)
         assert kit.storage.counts == {"put": 1}
+
+
+async def test_where_a_branch_stood_need_not_be_read_again_to_commit_to_it(kit_of: Any) -> None:
+    kit = await kit_of(1, wrap=CountingStorage).create()
+    await kit.commit("main", "first")
+    tip = await kit.refs.branch_tip("main")
+    for message in ("second", "third"):
+        record = await kit.write_snapshot(await kit.refs.snapshot_record(tip), message)
+        kit.storage.reset()
+        await kit.refs.publish(Publication("commit", record, "main", tip), await kit.refs.prepare("main", tip))
+        assert kit.storage.counts == {"exists": 1, "put": 1}  # whether it was upgraded
+        tip = record.id
+    assert await kit.line("main") == ["third", "second", "first", "Repository initialized"]
+
+
+async def test_a_branch_that_moved_unnoticed_is_a_conflict_and_read_from_then_on(kit: Kit) -> None:
+    tip = await kit.commit("main", "first")
+    ours = await kit.write_snapshot(await kit.refs.snapshot_record(tip), "ours")
+    theirs = await kit.commit("main", "theirs", refs=await kit.reopen())
+    with pytest.raises(ConflictError) as caught:
+        await kit.refs.publish(Publication("commit", ours, "main", tip), await kit.refs.prepare("main", tip))
+    assert (caught.value.expected_parent, caught.value.actual_parent) == (format_id(tip), format_id(theirs))
+    newest = await kit.commit("main", "newest", refs=await kit.reopen())
+    assert (await kit.refs.prepare("main", theirs)).tip == newest
+
+
+async def test_a_branch_that_went_and_came_back_takes_a_commit(kit: Kit) -> None:
+    first = await kit.commit("main", "first")
+    tip = await kit.commit("main", "second")
+    other = await kit.reopen()
+    await other.reset_branch("main", first)
+    await other.reset_branch("main", tip)
+    ours = await kit.write_snapshot(await kit.refs.snapshot_record(tip), "ours")
+    await kit.refs.publish(Publication("commit", ours, "main", tip), await kit.refs.prepare("main", tip))
+    assert await kit.line("main") == ["ours", "second", "first", "Repository initialized"]
+
+
+async def test_refs_that_a_listing_shows_unchanged_are_not_read_again(kit_of: Any) -> None:
+    kit = await kit_of(1, wrap=CountingStorage).create()
+    first = await kit.commit("main", "first")
+    await kit.refs.create_branch("dev", first)
+    await kit.refs.create_tag("v1", first)
+    before = await kit.refs.history()
+    kit.storage.reset()
+    assert (await kit.refs.history()).branches == before.branches
+    assert not [one for one in kit.storage.requests if one.verb == "get" and one.paths[0].startswith("refs/")]
+    second = await kit.commit("dev", "second", refs=await kit.reopen())
+    kit.storage.reset()
+    assert (await kit.refs.history()).branches == {"main": first, "dev": second}
+    assert [one.paths[0] for one in kit.storage.requests if one.paths[0].startswith("refs/branch")] == [
+        "refs/branch.dev/ref.json"
+    ]
+
+
+def test_recent_files_are_kept_up_to_a_size_and_known_by_their_etag() -> None:
+    recent = RecentFiles(limit=10)
+    recent.put("a", b"12345", "1")
+    recent.put("b", b"12345", "2")
+    assert (recent.get("a"), recent.get("a", "1"), recent.get("a", "other")) == (b"12345", b"12345", None)
+    recent.put("a", b"123", "3")  # again, so it is the newest
+    assert (recent.get("a", "1"), recent.get("a", "3")) == (None, b"123")
+    recent.put("c", b"1234", None)
+    assert (recent.get("b"), recent.get("a"), recent.get("c"), recent.get("c", "4")) == (None, b"123", b"1234", None)
+    recent.put("huge", b"12345678901", "5")
+    assert recent.get("huge") is None
 
 
 async def test_snapshots_are_younger_than_their_parents(kit: Kit) -> None:

@@ -13,6 +13,7 @@ The `plan_...` functions decide, on values; `collect` carries it out. Ids of chu
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import field, replace
@@ -33,7 +34,7 @@ from icechunk.ops.survey import Limits, Survey
 from icechunk.ops.times import as_micros
 from icechunk.ops.unregistered import Reclaimed, UnregisteredSnapshots
 from icechunk.refs.base import History, HistoryEdit, RefStore, format_time
-from icechunk.storage.base import DeleteResult, Storage
+from icechunk.storage.base import DeleteResult, ObjectInfo, Storage
 
 FOLDERS = ("snapshots", "transactions", "manifests", "chunks")
 """What is collected, in the order of deletion."""
@@ -53,6 +54,8 @@ class Listing:
     ids: Ids
     sizes: npt.NDArray[np.uint64]
     old: npt.NDArray[np.bool_]
+    files: Sequence[ObjectInfo] = ()
+    """The same line by line, for snapshots only."""
 
     def young(self) -> set[bytes]:
         """The ids of files that are too young to be deleted."""
@@ -77,11 +80,15 @@ class Doomed:
 
 @dataclass(frozen=True, slots=True)
 class CollectionPlan:
-    """What a collection deletes, by folder; its text says so for people. `history` is what it was decided on."""
+    """What a collection deletes, by folder; its text says so for people.
+
+    `history` is what it was decided on, `listed` the snapshot files that there were.
+    """
 
     older_than: int
     doomed: Mapping[str, Doomed]
     history: History = field(default_factory=lambda: History({}, {}, {}), repr=False)
+    listed: Sequence[ObjectInfo] = field(default=(), repr=False)
 
     def as_summary(self) -> GCSummary:
         """What a collection reports when all of it succeeds."""
@@ -177,7 +184,9 @@ async def collect(
         )
         if dry_run:
             return plan.as_summary()
-        unregistered = None if refs.registers_snapshots else UnregisteredSnapshots(refs, storage, plan.history)
+        unregistered = None
+        if not refs.registers_snapshots:
+            unregistered = UnregisteredSnapshots(refs, storage, plan.history, plan.listed)
         try:
             return await execute(
                 plan, storage, max_concurrent_deletes, max_consecutive_delete_failures, progress, unregistered
@@ -207,7 +216,7 @@ async def plan_collection(
     keeper = _Keeper(refs, storage, limits or Limits(), progress, listings["snapshots"])
     kept = await keeper.settle(forget=forget)
     doomed = {name: plan_deletion(listings[name], kept[name]) for name in FOLDERS}
-    return CollectionPlan(limit, doomed, keeper.history)
+    return CollectionPlan(limit, doomed, keeper.history, listings["snapshots"].files)
 
 
 def _too_fast() -> StorageError:
@@ -221,6 +230,7 @@ async def list_folder(storage: Storage, folder: str, limit: int, progress: Progr
     """The files of a folder whose names are ids, snapshots newest first; what else is there is not ours."""
     prefix = f"{folder}/"
     ids, sizes, times = [as_ids(())], [np.empty(0, np.uint64)], [np.empty(0, np.float64)]
+    lines: list[ObjectInfo] = []
     counter = Counter(progress, f"listing {folder}")
     batches: AsyncIterator[Any] = storage.list(prefix)
     async for batch in batches:
@@ -228,10 +238,16 @@ async def list_folder(storage: Storage, folder: str, limit: int, progress: Progr
         ids.append(some)
         sizes.append(np.array([info.size for info in batch], np.uint64)[good])
         times.append(np.array([info.modified for info in batch], np.float64)[good])
+        if folder == "snapshots":
+            lines += itertools.compress(batch, good.tolist())
         counter.add(len(batch))
     modified = np.concatenate(times)
-    order = np.argsort(-modified, kind="stable") if folder == "snapshots" else slice(None)
-    return Listing(np.concatenate(ids)[order], np.concatenate(sizes)[order], modified[order] < limit / 1_000_000)
+    listing = Listing(np.concatenate(ids), np.concatenate(sizes), modified < limit / 1_000_000)
+    if folder != "snapshots":
+        return listing
+    order = np.argsort(-modified, kind="stable")
+    files = [lines[place] for place in order.tolist()]
+    return Listing(listing.ids[order], listing.sizes[order], listing.old[order], files)
 
 
 class _Keeper:
@@ -243,6 +259,7 @@ class _Keeper:
         self._refs = refs
         self._survey = Survey(storage, limits, progress)
         self._young = snapshots.young()
+        self._files = snapshots.files
         self._listed = IdSet()
         self._listed.add(snapshots.ids)
         self._chunks = IdSet()
@@ -251,7 +268,7 @@ class _Keeper:
 
     async def settle(self, *, forget: bool) -> dict[str, IdSet]:
         """What is kept, by folder."""
-        self._look_at(await self._refs.history(self._young, self._survey.add))
+        self._look_at(await self._refs.history(self._young, self._survey.add, listed=self._files))
         for _ in range(_MAX_ROUNDS):
             await self._read()
             if not forget or await self._refs.edit_history(self._decide, known=self.history) is not None:

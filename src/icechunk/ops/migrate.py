@@ -32,12 +32,11 @@ from icechunk.format.repo_info import (
 )
 from icechunk.format.repo_updates import UpdateLog
 from icechunk.refs.base import MAIN, History, RefStore
+from icechunk.refs.ref_content import REFS, branch_path
 from icechunk.refs.ref_files import (
     CONFIG,
-    REFS,
     REPO_OBJECT,
     RefFiles,
-    branch_path,
     put_surely,
     require_writable_storage,
 )

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 
 from icechunk._dataclass import dataclass
-from icechunk._driver import concurrent_map
+from icechunk._driver import concurrent_map, is_blocking
 from icechunk.errors import ErrorKind, ObjectNotFoundError, SnapshotNotFoundError
 from icechunk.format.chunk_table import ChunkTable
 from icechunk.format.ids import format_id
@@ -23,6 +23,8 @@ from icechunk.storage.base import Storage
 
 SNAPSHOTS = "snapshots/"
 MANIFESTS = "manifests/"
+
+_MORE_AT_ONCE = 4
 
 _DECODED_BYTES_PER_REF = 64
 """What a reference takes in memory, about."""
@@ -109,6 +111,8 @@ class Survey:
             counter.add()
 
         width = max(self._storage.concurrency, 1)
+        if width > 1 and not is_blocking():  # tasks cost less than threads, and most manifests are small
+            width *= _MORE_AT_ONCE
         for batch in in_batches(unread, self._limits):
             await concurrent_map(read, batch, min(self._limits.manifests, width))
 

@@ -5,7 +5,7 @@ somebody may make a branch or tag at it. Both sides act first and look afterward
 looks whether the snapshot is still there; the collection deletes and then looks at the refs. At least one of them notices
 the other. The collection puts back what it deleted and begins again; whoever makes the ref withdraws it.
 
-What was deleted is kept in memory until the refs were looked at, so this goes batch by batch, newest snapshots first: when
+What was deleted is read before, and kept in memory until the refs were looked at, so this goes batch by batch, newest snapshots first: when
 a snapshot has to come back, all that it descends from is still there or in the same batch.
 """
 
@@ -18,7 +18,7 @@ from icechunk._driver import concurrent_map
 from icechunk.errors import ObjectNotFoundError, SnapshotNotFoundError, StorageError
 from icechunk.format.ids import parse_id
 from icechunk.refs.base import History, RefStore
-from icechunk.storage.base import Buffer, DeleteResult, Storage
+from icechunk.storage.base import Buffer, DeleteResult, ObjectInfo, Storage
 
 
 class Reclaimed(Exception):
@@ -26,14 +26,18 @@ class Reclaimed(Exception):
 
 
 class UnregisteredSnapshots:
-    """Deletes snapshots of one repository. `history` is what all refs reached when it was decided that these can go."""
+    """Deletes snapshots of one repository.
+
+    `history` is what all refs reached when it was decided that these can go, `listed` are the files that there were.
+    """
 
     BATCH: ClassVar[int] = 200
 
-    def __init__(self, refs: RefStore, storage: Storage, history: History) -> None:
+    def __init__(self, refs: RefStore, storage: Storage, history: History, listed: Sequence[ObjectInfo] = ()) -> None:
         self._refs = refs
         self._storage = storage
         self._history = history
+        self._etags = {info.path: info.etag for info in listed}
         self._width = max(storage.concurrency, 1)
 
     async def delete(self, paths: Sequence[str]) -> DeleteResult:
@@ -54,6 +58,9 @@ class UnregisteredSnapshots:
         return result
 
     async def _read(self, path: str) -> Buffer | None:
+        kept = self._refs.recent_file(path, self._etags.get(path))
+        if kept is not None:
+            return kept
         try:
             return (await self._storage.get(path))[0]
         except ObjectNotFoundError:

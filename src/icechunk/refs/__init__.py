@@ -26,12 +26,11 @@ from icechunk.refs.base import (
     UpdateRetries,
     not_clean,
 )
+from icechunk.refs.ref_content import branch_path, encode_ref
 from icechunk.refs.ref_files import (
     CONFIG,
     REPO_OBJECT,
     RefFiles,
-    branch_path,
-    encode_ref,
     put_surely,
     read_or_none,
     require_writable_storage,
@@ -81,7 +80,7 @@ async def open_refs(context: Context) -> RefStore | None:
         return None
     older = RefFiles(context)
     older.config_was(config, ahead=True)
-    older.tip_was(MAIN, main[0])
+    older.stood_at(branch_path(MAIN), *main)
     return older
 
 

@@ -30,7 +30,7 @@ from icechunk.errors import (
 )
 from icechunk.format.ids import format_id
 from icechunk.format.repo_info import SnapshotRecord, Status, Update
-from icechunk.storage.base import Storage
+from icechunk.storage.base import Buffer, ObjectInfo, Storage, Version
 
 if TYPE_CHECKING:
     from icechunk.config import RepositoryConfig
@@ -56,7 +56,7 @@ class SnapshotFiles(Protocol):
     def kept_snapshot(self, snapshot_id: bytes) -> Snapshot | None:
         """The snapshot of this id if it was read before and is still at hand."""
 
-    async def write_snapshot(self, snapshot_id: bytes, data: bytes, spec: int) -> None:
+    async def write_snapshot(self, snapshot_id: bytes, data: bytes, spec: int) -> Version:
         """Write an encoded snapshot."""
 
     async def write_transaction_log(self, snapshot_id: bytes, data: bytes, spec: int) -> None:
@@ -358,11 +358,16 @@ class RefStore(ABC):
 
     @abstractmethod
     async def history(
-        self, extra: Iterable[bytes] = (), visit: Callable[[bytes, Snapshot], None] | None = None
+        self,
+        extra: Iterable[bytes] = (),
+        visit: Callable[[bytes, Snapshot], None] | None = None,
+        *,
+        listed: Sequence[ObjectInfo] | None = None,
     ) -> History:
         """All refs and all known snapshots, together with what is reached from those of `extra` that exist.
 
-        Where snapshot files must be read for it, `visit` sees each of them.
+        Where snapshot files must be read for it, `visit` sees each of them, and `listed`, the snapshot files as somebody
+        has just listed them, newest first, saves requests.
         """
 
     @abstractmethod
@@ -375,6 +380,10 @@ class RefStore(ABC):
         read before, says of single snapshots need not be read again.
         """
 
+    def recent_file(self, path: str, etag: str | None) -> Buffer | None:
+        """The snapshot file at `path` if maintenance has read it lately and it has this etag still."""
+        return None
+
     # ---- publishing
 
     @abstractmethod
@@ -382,8 +391,12 @@ class RefStore(ABC):
         """How far history had come when it was last read: a time to be given to `Publication`."""
 
     @abstractmethod
-    async def prepare(self, branch: str) -> Prepared:
-        """Do, while the files of a commit are being written, what can be done ahead of `publish`."""
+    async def prepare(self, branch: str, expected: bytes | None = None) -> Prepared:
+        """Do, while the files of a commit are being written, what can be done ahead of `publish`.
+
+        Where the branch was last seen at `expected`, and nobody has got in the way so far, it need not be read again:
+        `publish` finds out whether it still stands there.
+        """
 
     @abstractmethod
     async def publish(self, publication: Publication, prepared: Prepared | None = None) -> None:

@@ -10,8 +10,7 @@ History is in the snapshots alone: each file names its parent, and a snapshot ex
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -23,13 +22,12 @@ from icechunk.errors import (
     ConflictError,
     ErrorKind,
     FormatError,
-    InvalidInputError,
     ObjectNotFoundError,
     PreconditionFailedError,
     ReadOnlyError,
     StorageError,
 )
-from icechunk.format.ids import INITIAL_SNAPSHOT_ID, format_id, parse_id
+from icechunk.format.ids import INITIAL_SNAPSHOT_ID, format_id
 from icechunk.format.repo_info import SnapshotRecord
 from icechunk.format.snapshot import Snapshot, encode_snapshot
 from icechunk.refs.base import (
@@ -46,102 +44,38 @@ from icechunk.refs.base import (
     attempts_exhausted,
     branch_update_conflict,
     cannot_delete_main,
-    check_name,
     check_order,
     commit_conflict,
     format_time,
     ref_not_found,
 )
-from icechunk.refs.snapshot_chain import SNAPSHOTS, SnapshotChain, missing
-from icechunk.storage.base import ABSENT, Buffer, Condition, Storage, Unchanged, Version
+from icechunk.refs.ref_content import (
+    REFS,
+    RefNames,
+    branch_path,
+    decode_ref,
+    encode_closed,
+    encode_ref,
+    names_in,
+    tag_path,
+    tombstone_path,
+    upgraded,
+)
+from icechunk.refs.snapshot_chain import SNAPSHOTS, RecentFiles, SnapshotChain, missing
+from icechunk.storage.base import ABSENT, Buffer, Condition, ObjectInfo, Storage, Unchanged, Version
 
 if TYPE_CHECKING:
     from icechunk.config import RepositoryConfig
 
-REFS = "refs/"
 CONFIG = "config.yaml"
 REPO_OBJECT = "repo"
-_BRANCH, _TAG = "branch.", "tag."
-_REF_FILE = "ref.json"
-_TOMBSTONE = "ref.json.deleted"
-_CLOSED = "closed-at"
-"""What stands in place of `snapshot` in a branch that an upgrade has closed; no client takes it for a branch."""
 
 _CLOCK_TRUSTED_FOR = MAX_CLOCK_DRIFT
 
 
-def branch_path(name: str) -> str:
-    """Where a branch is kept; raises `InvalidInputError` for a name that cannot be one."""
-    return f"{REFS}{_BRANCH}{_plain(name)}/{_REF_FILE}"
-
-
-def tag_path(name: str) -> str:
-    """Where a tag is kept; raises `InvalidInputError` for a name that cannot be one."""
-    return f"{REFS}{_TAG}{_plain(name)}/{_REF_FILE}"
-
-
-def tombstone_path(name: str) -> str:
-    """Where it is kept that a tag was deleted."""
-    return f"{REFS}{_TAG}{_plain(name)}/{_TOMBSTONE}"
-
-
-def _plain(name: str) -> str:
-    if "/" in check_name(name) or "\0" in name:
-        raise InvalidInputError(
-            f"invalid ref name `{name}`: names of branches and tags cannot contain a `/` or a zero in this format",
-            ErrorKind.INVALID_REF_NAME,
-        )
-    return name
-
-
-def encode_ref(snapshot_id: bytes) -> bytes:
-    """The content of a ref file."""
-    return f'{{"snapshot":"{format_id(snapshot_id)}"}}'.encode()
-
-
-def decode_ref(data: Buffer, path: str) -> bytes:
-    """The snapshot that a ref file names; raises `FormatError`."""
-    try:
-        content = json.loads(bytes(data))
-        if _CLOSED in content:
-            raise upgraded()
-        return parse_id(content["snapshot"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise FormatError(f"cannot serialize ref json: {path}: {error}", ErrorKind.SERIALIZATION) from error
-
-
-@dataclass(frozen=True, slots=True)
-class RefNames:
-    """What a listing of the refs says exists."""
-
-    branches: frozenset[str]
-    tags: frozenset[str]
-    deleted_tags: frozenset[str]
-
-
-def names_in(paths: Iterable[str]) -> RefNames:
-    """Take the paths below `refs/` apart; raises `InvalidInputError` for a directory that is no ref."""
-    branches: set[str] = set()
-    tags: set[str] = set()
-    tombstones: set[str] = set()
-    for path in paths:
-        folder, slash, file = path.removeprefix(REFS).partition("/")
-        if not slash:
-            continue  # a plain file beside the refs
-        if folder.startswith(_BRANCH):
-            if file == _REF_FILE:
-                branches.add(folder.removeprefix(_BRANCH))
-        elif folder.startswith(_TAG):
-            if file in (_REF_FILE, _TOMBSTONE):
-                (tags if file == _REF_FILE else tombstones).add(folder.removeprefix(_TAG))
-        else:
-            raise InvalidInputError(f"invalid ref type `{folder}`", ErrorKind.INVALID_REF_TYPE)
-    return RefNames(frozenset(branches), frozenset(tags - tombstones), frozenset(tombstones))
-
-
 @dataclass(frozen=True, slots=True)
 class _Stand:
-    """Where a branch stands, and the version of the file that says so."""
+    """Where a ref stands, and the version of the file that says so."""
 
     tip: bytes
     version: Version
@@ -164,7 +98,9 @@ class RefFiles(RefStore):
         self._chain = SnapshotChain(context)
         self._config: tuple[Buffer, Version] | None = None
         self._config_known = self._config_ahead = False
-        self._tips: dict[str, bytes] = {}
+        self._stands: dict[str, _Stand] = {}
+        self._recent = RecentFiles()
+        self._is_quiet = True
         self._clock_checked: int | None = None
 
     def rebind(self, context: Context) -> None:
@@ -180,19 +116,19 @@ class RefFiles(RefStore):
         return stand.tip
 
     async def _stand(self, name: str) -> _Stand | None:
-        path = branch_path(name)
-        found = await read_or_none(self.storage, path)
-        if found is None:
-            return None
-        return _Stand(self.tip_was(name, found[0]), found[1])
+        return await self._read(branch_path(name))
 
-    def tip_was(self, name: str, stored: Buffer) -> bytes:
-        """Take note of where a branch stands, which somebody has read."""
-        tip = self._tips[name] = decode_ref(stored, branch_path(name))
-        return tip
+    async def _read(self, path: str) -> _Stand | None:
+        found = await read_or_none(self.storage, path)
+        return None if found is None else self.stood_at(path, *found)
+
+    def stood_at(self, path: str, stored: Buffer, version: Version) -> _Stand:
+        """Take note of a ref file that somebody has read."""
+        stand = self._stands[path] = _Stand(decode_ref(stored, path), version)
+        return stand
 
     def remembered_tip(self, name: str) -> bytes | None:
-        return self._tips.get(name)
+        return _tip_of(self._stands.get(branch_path(name)))
 
     async def tag_target(self, name: str) -> bytes:
         found, deleted = await gather(
@@ -206,7 +142,7 @@ class RefFiles(RefStore):
 
     async def names(self) -> RefNames:
         """All names in use, and those of deleted tags."""
-        return names_in([info.path async for batch in self.storage.list(REFS) for info in batch])
+        return names_in([info async for batch in self.storage.list(REFS) for info in batch])
 
     async def list_branches(self) -> set[str]:
         return set((await self.names()).branches)
@@ -295,6 +231,9 @@ class RefFiles(RefStore):
     async def _has_file(self, snapshot_id: bytes) -> bool:
         return await self.storage.exists(SNAPSHOTS + format_id(snapshot_id))
 
+    def recent_file(self, path: str, etag: str | None) -> Buffer | None:
+        return None if etag is None else self._recent.get(path, etag)
+
     async def _put_back(self, name: str, tip: bytes, version: Version) -> None:
         try:
             await self._put(branch_path(name), encode_ref(tip), Unchanged(version))
@@ -312,27 +251,30 @@ class RefFiles(RefStore):
     def ancestry(self, snapshot_id: bytes, *, revalidate: bool = True) -> AsyncIterator[SnapshotRecord]:
         return self._chain.walk(snapshot_id)
 
-    async def _targets(self, paths: Mapping[str, str]) -> dict[str, bytes]:
-        """What refs point to, by name; without those that were deleted since they were listed."""
-        found = await concurrent_map(
-            lambda path: read_or_none(self.storage, path), list(paths.values()), self.context.width
-        )
-        return {
-            name: decode_ref(one[0], path)
-            for (name, path), one in zip(paths.items(), found, strict=True)
-            if one is not None
-        }
+    async def _targets(self, names: RefNames, paths: Mapping[str, str]) -> dict[str, bytes]:
+        """What refs point to, by name; without those that were deleted since they were listed.
+
+        A file that the listing says is still the one that was read before is not read again.
+        """
+        stands = {path: self._listed_stand(path, names) for path in paths.values()}
+        unknown = [path for path, stand in stands.items() if stand is None]
+        stands.update(zip(unknown, await concurrent_map(self._read, unknown, self.context.width), strict=True))
+        return {name: stand.tip for name, path in paths.items() if (stand := stands[path]) is not None}
+
+    def _listed_stand(self, path: str, names: RefNames) -> _Stand | None:
+        stand, etag = self._stands.get(path), names.etags.get(path)
+        return stand if stand is not None and etag is not None and stand.version.etag == etag else None
 
     async def tags(self, names: RefNames | None = None) -> dict[str, bytes]:
         """The tags and what they name; `names` are those that were listed, if somebody has done so."""
         names = await self.names() if names is None else names
-        return await self._targets({name: tag_path(name) for name in names.tags})
+        return await self._targets(names, {name: tag_path(name) for name in names.tags})
 
     async def deleted_tags(self) -> dict[str, bytes]:
         """The tags that were deleted, each with the snapshot it named as far as that is known."""
-        names = (await self.names()).deleted_tags
-        known = await self._targets({name: tag_path(name) for name in names})
-        return {name: known.get(name, INITIAL_SNAPSHOT_ID) for name in sorted(names)}
+        names = await self.names()
+        known = await self._targets(names, {name: tag_path(name) for name in names.deleted_tags})
+        return {name: known.get(name, INITIAL_SNAPSHOT_ID) for name in sorted(names.deleted_tags)}
 
     async def close_branches(self) -> dict[str, bytes]:
         """Make it impossible to move any branch ever again, and say where they stand."""
@@ -342,9 +284,8 @@ class RefFiles(RefStore):
                 stand = await self._stand(name)
                 if stand is None:
                     continue
-                closed = f'{{"{_CLOSED}":"{format_id(stand.tip)}"}}'.encode()
                 try:
-                    await self._put(branch_path(name), closed, Unchanged(stand.version))
+                    await self._put(branch_path(name), encode_closed(stand.tip), Unchanged(stand.version))
                 except PreconditionFailedError:
                     continue  # somebody was faster: look again
                 tips[name] = stand.tip
@@ -360,9 +301,11 @@ class RefFiles(RefStore):
         extra: Iterable[bytes] = (),
         visit: Callable[[bytes, Snapshot], None] | None = None,
         *,
+        listed: Sequence[ObjectInfo] | None = None,
         branches: Mapping[str, bytes] | None = None,
     ) -> History:
-        return await self._history(SnapshotChain(self.context), extra, visit, branches)
+        chain = SnapshotChain(self.context, recent=self._recent, listed=listed)
+        return await self._history(chain, extra, visit, branches)
 
     async def _history(
         self,
@@ -374,7 +317,7 @@ class RefFiles(RefStore):
         """All refs and what they reach. `chain` is a fresh one: others may have given snapshots another parent."""
         names = await self.names()
         if branches is None:
-            branches = await self._targets({name: branch_path(name) for name in names.branches})
+            branches = await self._targets(names, {name: branch_path(name) for name in names.branches})
         tags = await self.tags(names)
         records = await chain.reach({*branches.values(), *tags.values()}, visit)
         for tip in extra:
@@ -387,7 +330,7 @@ class RefFiles(RefStore):
     async def edit_history(
         self, decide: Callable[[History], HistoryEdit | None], *, known: History | None = None
     ) -> HistoryEdit | None:
-        chain = SnapshotChain(self.context, {} if known is None else known.records)
+        chain = SnapshotChain(self.context, {} if known is None else known.records, recent=self._recent)
         history = await self._history(chain)
         edit = decide(history)
         if edit is None:
@@ -419,9 +362,9 @@ class RefFiles(RefStore):
         await self._delete(branch_path(name))
 
     async def _graft(self, record: SnapshotRecord) -> None:
-        """Write a snapshot again, in place, with another parent."""
+        """Write a snapshot again, in place, with another parent. Its file was read for the history just now."""
         path = SNAPSHOTS + format_id(record.id)
-        data, _ = await self.storage.get(path)
+        data = self._recent.get(path) or (await self.storage.get(path))[0]
         snapshot = Snapshot.decode(data, path)
         encoded = encode_snapshot(
             spec=self.spec,
@@ -436,7 +379,8 @@ class RefFiles(RefStore):
             drop_manifests=(),
             level=self.context.level,
         )
-        await self.context.files.write_snapshot(record.id, encoded, self.spec)
+        version = await self.context.files.write_snapshot(record.id, encoded, self.spec)
+        self._recent.put(path, encoded, version.etag)
         self._chain.forget(record.id)
 
     # ---- publishing
@@ -444,8 +388,14 @@ class RefFiles(RefStore):
     def moment(self) -> int:
         return self.context.now()
 
-    async def prepare(self, branch: str) -> Prepared:
-        stand, overtaken = await gather(self._stand(branch), self.storage.exists(REPO_OBJECT), limit=self.context.width)
+    async def prepare(self, branch: str, expected: bytes | None = None) -> Prepared:
+        stand = self._stands.get(branch_path(branch)) if self._is_quiet else None
+        if expected is not None and stand is not None and stand.tip == expected:
+            overtaken = await self.storage.exists(REPO_OBJECT)
+        else:
+            stand, overtaken = await gather(
+                self._stand(branch), self.storage.exists(REPO_OBJECT), limit=self.context.width
+            )
         if overtaken:
             raise upgraded()
         return Prepared(_tip_of(stand), stand)
@@ -465,11 +415,14 @@ class RefFiles(RefStore):
             if stand is None or stand.tip != publication.expected:
                 raise commit_conflict(publication.expected, _tip_of(stand))
             try:
-                version = await self._put(branch_path(branch), encode_ref(record.id), Unchanged(stand.version))
+                path, data = branch_path(branch), encode_ref(record.id)
+                version = await self._put(path, data, Unchanged(stand.version))
                 if publication.kind == "amend":  # the parent is not what the branch stood at, it may be gone
                     await self._confirm(record.id, partial(self._put_back, branch, stand.tip, version))
+                self.stood_at(path, data, version)
                 return
             except PreconditionFailedError:
+                self._is_quiet = False  # from now on it is worth a request to know early that others were faster
                 stand = (await self.prepare(branch)).state
                 if stand is not None and stand.tip == record.id:
                     return  # ours after all: the reply to an earlier try was lost below
@@ -540,13 +493,6 @@ class RefFiles(RefStore):
         outcome = await self.storage.delete([path])
         for failed, reason in outcome.failed:
             raise StorageError(f"cannot delete `{failed}`: {reason}", ErrorKind.OBJECT_STORE)
-
-
-def upgraded() -> FormatError:
-    """The error for a repository that has another format since it was opened."""
-    return FormatError(
-        "this repository was upgraded to a newer format meanwhile; open it again", ErrorKind.UNSUPPORTED_SPEC_VERSION
-    )
 
 
 async def read_or_none(storage: Storage, path: str) -> tuple[Buffer, Version] | None:

@@ -81,7 +81,7 @@ from icechunk.refs.base import (
     snapshot_not_found,
 )
 from icechunk.refs.ref_files import REPO_OBJECT, read_or_none, require_writable_storage
-from icechunk.storage.base import Buffer, Unchanged, Version
+from icechunk.storage.base import Buffer, ObjectInfo, Unchanged, Version
 
 if TYPE_CHECKING:
     from icechunk.config import RepositoryConfig
@@ -231,7 +231,7 @@ class RepoFile(RefStore):
         last = self._last
         return last.info.updates[0].at if last is not None and last.info.updates else 0
 
-    async def prepare(self, branch: str) -> Prepared:
+    async def prepare(self, branch: str, expected: bytes | None = None) -> Prepared:
         last = self._last
         if last is not None and self.context.width > 1 and branch in last.info.branches:
             stand, _ = await gather(self._read(), self._back_up(last))
@@ -359,7 +359,11 @@ class RepoFile(RefStore):
         return info
 
     async def history(
-        self, extra: Iterable[bytes] = (), visit: Callable[[bytes, Snapshot], None] | None = None
+        self,
+        extra: Iterable[bytes] = (),
+        visit: Callable[[bytes, Snapshot], None] | None = None,
+        *,
+        listed: Sequence[ObjectInfo] | None = None,
     ) -> History:
         return history_of(await self.info())
 

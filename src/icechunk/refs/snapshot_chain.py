@@ -3,11 +3,14 @@
 Read naively a history of n snapshots is n requests, one after the other. So what was read is kept, and a walk that has
 gone on for a while lists all snapshots once and fetches, at once, those written just before the place where it stands:
 most of them are the ones it comes to next. Whatever the guess misses is read by its id, so a wrong guess costs only time.
+Maintenance, which has listed them anyway, hands the listing in, and reads no file again that is still what it was.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+import threading
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 
 from icechunk._driver import concurrent_map
 from icechunk.errors import ErrorKind, FormatError, IcechunkError, ObjectNotFoundError, SnapshotNotFoundError
@@ -16,11 +19,17 @@ from icechunk.format.repo_info import SnapshotRecord
 from icechunk.format.snapshot import Snapshot
 from icechunk.format.snapshot_head import read_record, record_of
 from icechunk.refs.base import Context, MissingSnapshotError
+from icechunk.storage.base import Buffer, ObjectInfo
 
 SNAPSHOTS = "snapshots/"
 
-_PATIENCE = 8
-"""How many snapshots are read one by one before looking ahead."""
+_PATIENCE = 10
+"""How many snapshots are read one by one before looking ahead, which costs a listing."""
+_PATIENCE_LISTED = 3
+"""The same where they are listed already."""
+_KEPT_WHOLE = 8
+"""Of how many snapshots, from the tip on, all is kept that was read."""
+_RECENT_BYTES = 16 << 20
 
 _FIRST_WINDOW = 16
 _LAST_WINDOW = 512
@@ -28,12 +37,55 @@ _LAST_WINDOW = 512
 Visit = Callable[[bytes, Snapshot], None]
 
 
-class SnapshotChain:
-    """Records of snapshots, read from the files and kept by id."""
+class RecentFiles:
+    """Files that were read lately, by path and etag, up to some total of bytes."""
 
-    def __init__(self, context: Context, known: Mapping[bytes, SnapshotRecord] | None = None) -> None:
+    def __init__(self, limit: int = _RECENT_BYTES) -> None:
+        self._limit = limit
+        self._size = 0
+        self._files: OrderedDict[str, tuple[Buffer, str | None]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def put(self, path: str, data: Buffer, etag: str | None) -> None:
+        """Keep a file, and drop those that were kept longest where there are too many bytes."""
+        with self._lock:
+            self._drop(path)
+            self._files[path] = data, etag
+            self._size += len(data)
+            while self._size > self._limit:
+                self._drop(next(iter(self._files)))
+
+    def _drop(self, path: str) -> None:
+        former = self._files.pop(path, None)
+        self._size -= 0 if former is None else len(former[0])
+
+    def get(self, path: str, etag: str | None = None) -> Buffer | None:
+        """The file at a path, if it was that of this etag where one is given."""
+        with self._lock:
+            data, known = self._files.get(path, (None, None))
+        return data if etag is None or etag == known else None
+
+
+class SnapshotChain:
+    """Records of snapshots, read from the files and kept by id.
+
+    `recent` takes in the files that are read. `listed` are the files that exist, newest first, as they were listed just
+    now; of those that `recent` still has nothing is read.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        known: Mapping[bytes, SnapshotRecord] | None = None,
+        *,
+        recent: RecentFiles | None = None,
+        listed: Sequence[ObjectInfo] | None = None,
+    ) -> None:
         self._context = context
         self._records: dict[bytes, SnapshotRecord] = dict(known or {})
+        self._recent = recent
+        self._etags = {} if listed is None else {info.path: info.etag for info in listed if info.etag is not None}
+        self._newest_first = None if listed is None else _ids_of(listed)
 
     def under(self, context: Context) -> SnapshotChain:
         """A chain under other settings, which knows what this one has read."""
@@ -54,7 +106,7 @@ class SnapshotChain:
         """As `record`, from the file as it is now, by-passing whatever is cached."""
         path = SNAPSHOTS + format_id(snapshot_id)
         try:
-            data, _ = await self._context.storage.get(path)
+            data = await self._file(path)
         except ObjectNotFoundError as error:
             raise missing(snapshot_id) from error
         if visit is None:
@@ -63,6 +115,16 @@ class SnapshotChain:
         snapshot = Snapshot.decode(data, path)
         visit(snapshot_id, snapshot)
         return self._keep(snapshot_id, snapshot)
+
+    async def _file(self, path: str) -> Buffer:
+        recent, etag = self._recent, self._etags.get(path)
+        kept = None if recent is None or etag is None else recent.get(path, etag)
+        if kept is not None:
+            return kept
+        data, version = await self._context.storage.get(path)
+        if recent is not None:
+            recent.put(path, data, version.etag)
+        return data
 
     def forget(self, snapshot_id: bytes) -> None:
         """Drop what is kept of a snapshot whose file was written anew."""
@@ -83,7 +145,7 @@ class SnapshotChain:
         A parent that is gone may only mean that its child was given another one since it was read; then the child is
         read again.
         """
-        ahead = _LookAhead(self._context, self)
+        ahead = _LookAhead(self._context, self, listed=self._newest_first)
         seen: set[bytes] = set()
         child: SnapshotRecord | None = None
         at: bytes | None = snapshot_id
@@ -97,7 +159,7 @@ class SnapshotChain:
                     await ahead.fetch([at])
                     record = self._records.get(at)
                 if record is None:
-                    record = await (self.record(at) if len(seen) <= _PATIENCE else self._next(at))
+                    record = await (self.record(at) if len(seen) <= _KEPT_WHOLE else self._next(at))
             except MissingSnapshotError:
                 fresh = None if child is None else await self.reread(child.id)
                 if fresh is None or fresh.parent_id == at:
@@ -112,7 +174,7 @@ class SnapshotChain:
     ) -> dict[bytes, SnapshotRecord]:
         """Records of all snapshots that are reached from `tips` and are not `done`, one generation after the other."""
         found: dict[bytes, SnapshotRecord] = {}
-        ahead = _LookAhead(self._context, self, visit)
+        ahead = _LookAhead(self._context, self, visit, listed=self._newest_first)
         front = {tip for tip in tips if tip not in done}
         while front:
             unknown = [snapshot_id for snapshot_id in front if snapshot_id not in self._records]
@@ -129,23 +191,32 @@ class SnapshotChain:
 class _LookAhead:
     """Guesses which snapshots a walk will come to, and fetches them together."""
 
-    def __init__(self, context: Context, chain: SnapshotChain, visit: Visit | None = None) -> None:
+    def __init__(
+        self,
+        context: Context,
+        chain: SnapshotChain,
+        visit: Visit | None = None,
+        *,
+        listed: Sequence[bytes] | None = None,
+    ) -> None:
         self._context = context
         self._chain = chain
         self._visit = visit
         self._misses = 0
+        self._patience = _PATIENCE if listed is None else _PATIENCE_LISTED
         self._window = _FIRST_WINDOW
-        self._newest_first: list[bytes] | None = None
+        self._newest_first = listed
         self._place: dict[bytes, int] = {}
 
     async def fetch(self, wanted: Collection[bytes]) -> None:
         """Fetch `wanted` and what was written just before, once there were enough misses to make it worth while."""
         self._misses += 1
-        if self._misses <= _PATIENCE or self._context.width <= 1:
+        if self._misses <= self._patience or self._context.width <= 1:
             return
         if self._newest_first is None:
-            await self._list()
-        assert self._newest_first is not None
+            self._newest_first = await self._list()
+        if not self._place:
+            self._place = {one: place for place, one in enumerate(self._newest_first)}
         start = min((self._place.get(one, 0) for one in wanted), default=0)
         guess = dict.fromkeys(wanted)
         for one in self._newest_first[start:]:
@@ -162,17 +233,19 @@ class _LookAhead:
         except IcechunkError:
             pass  # a guess; where it was needed, reading it by its id says what is wrong
 
-    async def _list(self) -> None:
-        listed: list[tuple[float, bytes]] = []
-        async for batch in self._context.storage.list(SNAPSHOTS):
-            for info in batch:
-                try:
-                    listed.append((info.modified, parse_id(info.path.removeprefix(SNAPSHOTS))))
-                except ValueError:
-                    continue  # no snapshot
-        listed.sort(reverse=True)
-        self._newest_first = [snapshot_id for _, snapshot_id in listed]
-        self._place = {snapshot_id: place for place, snapshot_id in enumerate(self._newest_first)}
+    async def _list(self) -> list[bytes]:
+        files = [info async for batch in self._context.storage.list(SNAPSHOTS) for info in batch]
+        return _ids_of(sorted(files, key=lambda info: info.modified, reverse=True))
+
+
+def _ids_of(files: Iterable[ObjectInfo]) -> list[bytes]:
+    ids = []
+    for info in files:
+        try:
+            ids.append(parse_id(info.path.removeprefix(SNAPSHOTS)))
+        except ValueError:
+            continue  # no snapshot
+    return ids
 
 
 def missing(snapshot_id: bytes) -> MissingSnapshotError:

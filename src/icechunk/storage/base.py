@@ -81,11 +81,15 @@ ABSENT = Absent()
 
 
 class ObjectInfo(NamedTuple):
-    """One line of a listing: `path` relative to the root, `size` in bytes, `modified` in seconds since 1970 (UTC)."""
+    """One line of a listing: `path` relative to the root, `size` in bytes, `modified` in seconds since 1970 (UTC).
+
+    `etag` is that of the version a `get` would give, None where a listing does not tell.
+    """
 
     path: str
     size: int
     modified: float
+    etag: str | None = None
 
 
 @dataclass(slots=True)

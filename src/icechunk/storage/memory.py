@@ -106,7 +106,7 @@ class MemoryStorage(Storage):
         check_prefix(prefix)
         with self._lock:
             found = [
-                ObjectInfo(path, len(entry.data), entry.modified)
+                ObjectInfo(path, len(entry.data), entry.modified, entry.version.etag)
                 for path, entry in self._objects.items()
                 if path.startswith(prefix)
             ]

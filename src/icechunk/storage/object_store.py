@@ -435,7 +435,7 @@ class ObjectStorage(Storage):
         path: str | None = key[len(self._prefix) :]
         if path and self._service.encoded_names:
             path = _decoded(path)
-        return ObjectInfo(path, meta["size"], meta["last_modified"].timestamp()) if path else None
+        return ObjectInfo(path, meta["size"], meta["last_modified"].timestamp(), meta["e_tag"]) if path else None
 
     async def is_empty(self) -> bool:
         async for batch in self._batches("", 1):

@@ -226,7 +226,7 @@ class PrefixStorage(StorageWrapper):
         check_prefix(prefix)
         skip = len(self._prefix)
         async for batch in self._inner.list(self._prefix + prefix):
-            yield [ObjectInfo(info.path[skip:], info.size, info.modified) for info in batch]
+            yield [ObjectInfo(info.path[skip:], *info[1:]) for info in batch]
 
     async def delete(self, paths: Sequence[str]) -> DeleteResult:
         result = await self._inner.delete([self._full(path) for path in paths])

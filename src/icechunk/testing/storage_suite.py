@@ -289,6 +289,14 @@ class StorageSuite:
         assert await paths_in(storage, "nothing/") == []
 
     @_both_ways
+    async def test_a_listing_tells_the_etags_of_versions_or_none(self, storage: Storage) -> None:
+        for content in (b"first", b"second"):
+            await storage.put("a/b", content)
+            (info,) = await listing(storage, "a/")
+            _, version = await storage.get("a/b")
+            assert info.etag in (None, version.etag)
+
+    @_both_ways
     async def test_a_list_may_be_long(self, storage: Storage) -> None:
         async def put(index: int) -> None:
             await storage.put(f"chunks/{index:05d}", b"x")
