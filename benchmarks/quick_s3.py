@@ -22,7 +22,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from email.utils import formatdate
 from urllib.parse import parse_qsl, unquote
 from xml.sax.saxutils import escape
@@ -162,7 +162,7 @@ class QuickS3:
                 folders.add(key[len(bucket) : len(prefix)] + name + delimiter)
                 continue
             stored = self._objects[key]
-            written = datetime.fromtimestamp(stored.written, timezone.utc)
+            written = datetime.fromtimestamp(stored.written, UTC)
             lines.append(
                 f"<Contents><Key>{escape(key[len(bucket) :])}</Key>"
                 f"<LastModified>{written:%Y-%m-%dT%H:%M:%S.000Z}</LastModified>"

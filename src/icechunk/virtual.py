@@ -66,10 +66,13 @@ _OFFLOAD_BYTES = 256 << 10
 class ObjectReader(Protocol):
     """Reads ranges of the objects of one container."""
 
-    async def fetch(self, url: str, start: int, stop: int) -> tuple[Buffer, str | None, float | None]:
+    async def fetch(
+        self, url: str, start: int, stop: int, facts: bool = True
+    ) -> tuple[Buffer, str | None, float | None]:
         """The bytes `start <= i < stop` of the object at `url`, its etag, and when it was modified (seconds since 1970).
 
-        Fewer bytes where it ends before. Raises `FileNotFoundError` where there is none.
+        Fewer bytes where it ends before. Etag and time may be None where no `facts` are wanted. Raises
+        `FileNotFoundError` where there is no such object.
         """
 
 
@@ -200,8 +203,9 @@ class VirtualChunks:
         """The bytes `start <= i < stop` of a virtual chunk, all of them by default."""
         stop = ref.length if stop is None else stop
         container, url = self._authorized(ref.location)
-        data, etag, modified_at = await self._read(container, url, ref.offset + start, ref.offset + stop)
-        if self.policy.drift != "ignore" and has_drifted(ref, etag, modified_at):
+        checked = self.policy.drift != "ignore" and (ref.etag is not None or bool(ref.last_modified))
+        data, etag, modified_at = await self._read(container, url, ref.offset + start, ref.offset + stop, checked)
+        if checked and has_drifted(ref, etag, modified_at):
             if self.policy.drift == "error":
                 raise modified(url)
             self._warn_of_drift(url)
@@ -225,11 +229,11 @@ class VirtualChunks:
             )
 
     async def _read(
-        self, container: VirtualChunkContainer, url: str, start: int, stop: int
+        self, container: VirtualChunkContainer, url: str, start: int, stop: int, facts: bool = True
     ) -> tuple[Buffer, str | None, float | None]:
         where = f"{masked_url(url)} (container {masked_url(container.url_prefix)})"
         try:
-            return await self._reader(container).fetch(url, start, stop)
+            return await self._reader(container).fetch(url, start, stop, facts)
         except IcechunkError:
             raise
         except FileNotFoundError as error:
@@ -299,7 +303,9 @@ def open_reader(container: VirtualChunkContainer, credentials: Any, settings: An
 class LocalFiles:
     """Reads ranges of files by their `file://` URLs."""
 
-    async def fetch(self, url: str, start: int, stop: int) -> tuple[Buffer, str | None, float | None]:
+    async def fetch(
+        self, url: str, start: int, stop: int, facts: bool = True
+    ) -> tuple[Buffer, str | None, float | None]:
         path = _file_path(url)
 
         def read() -> tuple[Buffer, str | None, float | None]:

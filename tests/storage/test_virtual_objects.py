@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,9 @@ from icechunk.config import S3Options, StorageRetriesSettings, StorageSettings
 from icechunk.config.virtual import ObjectStoreConfig, VirtualChunkContainer
 from icechunk.credentials import Credentials, GcsCredentials, s3_anonymous_credentials
 from icechunk.errors import ErrorKind, IcechunkError, InvalidInputError, StorageError
+from icechunk.format.chunk_ref import Virtual
 from icechunk.storage.virtual_objects import VirtualObjects, virtual_reader
+from icechunk.virtual import VirtualChunks
 from tests.storage.fake_s3 import FakeS3, Stored, serving
 
 QUICK = StorageSettings(retries=StorageRetriesSettings(max_tries=1))
@@ -104,3 +107,51 @@ def test_other_stores() -> None:
         facts = store_of.describe()
         assert facts.get("bucket", facts.get("container")) in ("bucket", "container")
         assert store_of.read_only
+
+
+def test_ranges_side_by_side_are_one_request(reader: VirtualObjects, server: FakeS3) -> None:
+    async def ask() -> list[bytes]:
+        found = await asyncio.gather(*(reader.fetch("s3://bucket/data/a%20b.nc", at, at + 2) for at in range(0, 10, 2)))
+        assert {etag for _, etag, _ in found} == {server.objects["data/a b.nc"].etag}
+        return [bytes(data) for data, _, _ in found]
+
+    assert asyncio.run(ask()) == [b"01", b"23", b"45", b"67", b"89"]
+    assert server.verbs() == ["GET"]
+
+
+def test_where_there_is_no_object_each_is_told(reader: VirtualObjects) -> None:
+    async def ask() -> list[object]:
+        ranges = (reader.fetch("s3://bucket/none", at, at + 2, facts=False) for at in range(0, 10, 2))
+        return await asyncio.gather(*ranges, return_exceptions=True)
+
+    assert [type(found) for found in asyncio.run(ask())] == [FileNotFoundError] * 5
+
+
+def test_without_facts_only_the_bytes_are_waited_for(reader: VirtualObjects, server: FakeS3) -> None:
+    assert run(reader.fetch("s3://bucket/data/a%20b.nc", 2, 5, facts=False)) == (b"234", None, None)
+    assert bytes(run(reader.fetch("s3://bucket/data/a%20b.nc", 8, 20, facts=False))[0]) == b"89"
+    assert server.verbs() == ["GET", "GET"]
+
+
+def test_each_reference_is_held_to_what_it_says_of_the_object(server: FakeS3) -> None:
+    options = S3Options(region="r", endpoint_url=server.url, allow_http=True, force_path_style=True)
+    container = VirtualChunkContainer("s3://bucket/", ObjectStoreConfig.S3Compatible(options))
+    anonymous = Credentials.S3(s3_anonymous_credentials())
+    chunks = VirtualChunks({container.url_prefix: container}, {container.url_prefix: anonymous}, settings=QUICK)
+    etag = server.objects["data/a b.nc"].etag
+    url = "s3://bucket/data/a%20b.nc"
+    refs = [
+        Virtual(url, 0, 2),
+        Virtual(url, 2, 2, etag),
+        Virtual(url, 4, 2, '"of another object"'),
+        Virtual(url, 6, 2, None, MODIFIED),
+        Virtual(url, 8, 2, None, MODIFIED - 1),
+    ]
+
+    async def ask() -> list[Any]:
+        return await asyncio.gather(*map(chunks.fetch, refs), return_exceptions=True)
+
+    found = asyncio.run(ask())
+    assert [found[at] for at in (0, 1, 3)] == [b"01", b"23", b"67"]
+    assert [found[at].kind for at in (2, 4)] == [ErrorKind.VIRTUAL_CHUNK_MODIFIED] * 2
+    assert server.verbs() == ["GET"]

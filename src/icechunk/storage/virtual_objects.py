@@ -1,7 +1,7 @@
 """Reading ranges of objects that are not ours: what virtual chunks refer to.
 
 One reader serves one container. It finds the bucket and the key in the URL of a chunk, and says which object the bytes are
-of, from the very answer that brought them.
+of, from the very answer that brought them. Ranges that lie side by side are asked for together (`neighbours`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from icechunk.credentials import (
 from icechunk.display import masked_url
 from icechunk.errors import ErrorKind, InvalidInputError, ObjectNotFoundError, StorageError
 from icechunk.storage._object_services import AzurePlace, GcsPlace, HttpPlace, Place, S3Place
-from icechunk.storage.base import Buffer, ByteRange
+from icechunk.storage.base import ByteRange
+from icechunk.storage.neighbours import Answer, Neighbours
 from icechunk.storage.object_store import ObjectStorage
 
 
@@ -32,6 +33,7 @@ class VirtualObjects:
         self._place_of = place_of
         self._settings = settings
         self._stores: dict[str, ObjectStorage] = {}
+        self._neighbours = Neighbours(self._fetch)
 
     def _store(self, host: str) -> ObjectStorage:
         store = self._stores.get(host)
@@ -39,16 +41,22 @@ class VirtualObjects:
             store = self._stores[host] = ObjectStorage(self._place_of(host), self._settings, read_only=True)
         return store
 
-    async def fetch(self, url: str, start: int, stop: int) -> tuple[Buffer, str | None, float | None]:
+    async def fetch(self, url: str, start: int, stop: int, facts: bool = True) -> Answer:
         """The bytes `start <= i < stop` of the object at `url`, its etag, and when it was modified (seconds since 1970).
 
-        Fewer bytes where it ends before. Raises `FileNotFoundError` where there is none.
+        Fewer bytes where it ends before. Etag and time may be None where no `facts` are wanted. Raises
+        `FileNotFoundError` where there is no such object.
         """
+        return await self._neighbours.fetch(url, start, stop, facts)
+
+    async def _fetch(self, url: str, start: int, stop: int, facts: bool) -> Answer:
         parts = urlsplit(url)
         store = self._store(parts.netloc)
         key = _key(parts.path, url)
         shown = masked_url(url)
         try:
+            if not facts:
+                return await store.read(key, shown, start, stop), None, None
             found = await store.fetch(key, shown, ByteRange(start, stop))
         except ObjectNotFoundError as error:
             raise FileNotFoundError(shown) from error
