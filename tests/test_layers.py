@@ -63,8 +63,12 @@ IMPURE_CALLS = {
     *("datetime.now", "datetime.utcnow", "datetime.today", "datetime.datetime.now", "datetime.datetime.utcnow"),
     *("date.today", "os.urandom", "np.random.default_rng", "np.random.bytes", "numpy.random.default_rng"),
 }
-# ids are the one place where random numbers are drawn; callers above pass them down. Contexts of zstd are kept by thread.
-IMPURE_EXCEPTIONS = {("format.ids", "os"), ("format.ids", "os.urandom"), ("format.zstd", "threading")}
+# ids are the one place where random numbers are drawn; callers above pass them down. Contexts of zstd are kept by thread,
+# and a frame is read on by one thread of one process at a time.
+IMPURE_EXCEPTIONS = {
+    *(("format.ids", "os"), ("format.ids", "os.urandom")),
+    *(("format.zstd", "threading"), ("format.gradual", "threading"), ("format.gradual", "os")),
+}
 
 
 def module_name(path: Path) -> str:

@@ -4,7 +4,7 @@
 where the array's extents are known the first probe is usually the right one. `table` reads all references of an array as
 columns. After many lookups `find` goes over to the table by itself.
 
-Of a segmented file no more is decompressed than is looked at.
+Of a segmented file no more is decompressed than is looked at, of other large ones no more than what is in front of that.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from icechunk.format.chunk_keys import is_increasing, joint_keys
 from icechunk.format.chunk_ref import ChunkRef, Inline, Native, Virtual
 from icechunk.format.chunk_table import INLINE, NATIVE, VIRTUAL, ChunkTable, gather_bytes
 from icechunk.format.envelope import HEADER_SIZE, MAX_PAYLOAD, Buffer, FileType, check_header, open_envelope
+from icechunk.format.gradual import GradualPayload, open_gradual
 from icechunk.format.location_compression import LocationCompression, decompress_locations
 from icechunk.format.manifest_encoding import encode_manifest
 from icechunk.format.manifest_few import FEW, encode_few, revise_few
@@ -62,14 +63,20 @@ def _coords(ndim: int) -> Any:
 class Manifest:
     """One manifest file. Lookups and tables are safe to use from several threads."""
 
-    def __init__(self, doc: Document, spec: int, segments: SegmentedPayload | None) -> None:
+    def __init__(
+        self, doc: Document, spec: int, segments: SegmentedPayload | None, gradual: GradualPayload | None = None
+    ) -> None:
         self.doc = doc
         self.spec = spec
         self.segments = segments
+        self.missing: SegmentedPayload | GradualPayload | None = segments if gradual is None else gradual
+        """What decompresses the payload where it is needed; None when all of it is there."""
         self._need(0, 64)
         self.mark: Mark | None = read_mark(doc)
         if segments is not None:
             self._need(0, self.mark.tables if self.mark else len(segments))
+        elif gradual is not None:
+            self._need_head()
         self._root = doc.root(MANIFEST)
         self.id: bytes = self._root["id"]
         self._arrays: VectorView = self._root["arrays"]
@@ -81,9 +88,13 @@ class Manifest:
     def decode(cls, data: Buffer, file: str) -> Manifest:
         """Open a complete file, which errors call `file`; raises `FormatError` where it is no manifest."""
         header = check_header(data, FileType.MANIFEST, file)
-        segments = open_segments(memoryview(data)[HEADER_SIZE:], MAX_PAYLOAD)
+        body = memoryview(data)[HEADER_SIZE:]
+        segments = open_segments(body, MAX_PAYLOAD)
         if segments is not None:
             return cls(Document(segments.buf, file), header.spec, segments)
+        gradual = open_gradual(body, MAX_PAYLOAD) if header.compression == _ZSTD else None
+        if gradual is not None:
+            return cls(Document(gradual.buf, file), header.spec, None, gradual)
         return cls(Document(open_envelope(data, FileType.MANIFEST, file)[1], file), header.spec, None)
 
     def __repr__(self) -> str:
@@ -172,14 +183,43 @@ class Manifest:
 
     def _need(self, start: int, stop: int) -> None:
         """Have this part of the payload decompressed."""
-        if self.segments is None:
+        missing = self.missing
+        if missing is None:
             return
         try:
-            self.segments.need(start, stop)
+            missing.need(start, stop)
         except zstandard.ZstdError as error:
             raise self.doc.fail(MANIFEST.name, f"cannot be decompressed: {error}") from None
+        if isinstance(missing, GradualPayload) and missing.is_complete:
+            if missing.filled < self.doc.size:  # the frame did not state its size, and this was the bound
+                self.doc.buf, self.doc.size = missing.buf[: missing.filled], missing.filled
+            self.missing = None
 
     need = _need
+
+    def _need_head(self) -> None:
+        """Have everything decompressed that leads to the references."""
+        buf, size = self.doc.buf, self.doc.size
+        self.need_table(_U32(buf, 0)[0])
+        root = self.doc.root(MANIFEST)
+        for name, width in (("arrays", 4), ("location_dictionary", 1)):
+            place = root.position(name)
+            target = place + _U32(buf, place)[0]
+            if place and target <= size - 4:
+                self._need(target, target + 4)
+                self._need(target, target + 4 + width * _U32(buf, target)[0])
+        arrays: VectorView = root["arrays"]
+        for slot in range(arrays.start, arrays.start + 4 * len(arrays), 4):
+            if self.missing is None:
+                break
+            self.need_table(slot + _U32(buf, slot)[0])
+
+    def need_table(self, place: int) -> None:
+        """Have the table decompressed that lies here, and its layout."""
+        self._need(place, place + 4)
+        if 0 <= place <= self.doc.size - 4:
+            vtable = place - struct.unpack_from("<i", self.doc.buf, place)[0]
+            self._need(max(0, vtable), vtable + 4)
 
     def decompress(self, frames: Sequence[bytes]) -> list[str]:
         """The locations in compressed form."""
@@ -215,14 +255,11 @@ class ArrayRefs:
         """Where the table of one reference lies."""
         slot = self.vector.start + 4 * row
         manifest = self.manifest
-        if manifest.segments is None:
+        if manifest.missing is None:
             return slot + int(_U32(manifest.doc.buf, slot)[0])
         manifest.need(slot, slot + 4)
         place = slot + int(_U32(manifest.doc.buf, slot)[0])
-        manifest.need(place, place + 4)
-        if place <= manifest.doc.size - 4:
-            vtable = place - struct.unpack_from("<i", manifest.doc.buf, place)[0]
-            manifest.need(max(0, vtable), vtable + 4)
+        manifest.need_table(place)
         return place
 
     def coords(self, row: int) -> tuple[int, ...]:
@@ -231,10 +268,12 @@ class ArrayRefs:
         place = self.place(row)
         at = place + doc.layout(CHUNK_REF, place)[0]
         target = at + _U32(doc.buf, at)[0]
-        if self.manifest.segments is not None:
+        if self.manifest.missing is not None:
             self.manifest.need(target, target + 4)
         if target <= doc.size - 4:
             count = _U32(doc.buf, target)[0]
+            if self.manifest.missing is not None:
+                self.manifest.need(target, target + 4 + 4 * count)
             if target + 4 + 4 * count <= doc.size:
                 return _coords(count)(doc.buf, target + 4)  # type: ignore[no-any-return]
         raise doc.fail("ChunkRef.index", "lies outside of the file")
@@ -300,7 +339,7 @@ class ArrayRefs:
             return 0
         manifest = self.manifest
         target = place + at + int(_U32(manifest.doc.buf, place + at)[0])
-        if manifest.segments is not None and target <= manifest.doc.size - 4:
+        if manifest.missing is not None and target <= manifest.doc.size - 4:
             manifest.need(target, target + 4)
             manifest.need(target, target + 4 + _U32(manifest.doc.buf, target)[0])
         return target

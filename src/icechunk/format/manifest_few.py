@@ -155,6 +155,7 @@ def revise_few(
     dictionary = old.dictionary
     if array is None or not array.count or (spec == 1 and dictionary is not None):
         return None
+    old.need(0, old.doc.size)
     buf, begin = old.doc.buf, mark.blocks
     shift = array.vector.start - begin
     offsets = struct.unpack_from(f"<{array.count}I", buf, array.vector.start)
