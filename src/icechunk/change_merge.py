@@ -1,178 +1,423 @@
 """Merging the changes of forks into one change set.
 
-Workers write in forks of one session and hand them back; what they changed is folded together here. Writes to different
-chunks and nodes combine. What cannot be combined is an error; where one fork's write hides another's, the later wins, as
-it must, and the caller is told.
+Workers write in forks of one session and hand them back; what they changed is folded together here. Three sides are
+compared: what the fork *saw*, which is the snapshot it is based on; what it made of that; and what the session has *now*.
+Where the session still has what the fork saw, the fork's change applies. Where it has something else, both changed it, and
+one of them would be lost. Then either the later one stands, and the caller is told (`Overlaps`), or the changes cannot be
+combined, which is an error.
+
+Only what both sides may have changed is looked at in the snapshots. What is needed and not there yet is asked for by
+raising `NotSeen`, before anything is changed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import field, replace
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
-import numpy as np
-
-from icechunk._dataclass import dataclass
-from icechunk.change_set import UNTOUCHED, ChangeSet, ChunkEdits
+from icechunk.change_set import UNTOUCHED, ChangeSet, ChunkEdits, Coords, is_kept
+from icechunk.conflicts import common_coords
 from icechunk.errors import ErrorKind, SessionStateError
+from icechunk.format.chunk_ref import ChunkRef
 from icechunk.format.chunk_table import ChunkTable
-from icechunk.format.snapshot import Node
+from icechunk.format.node_path import ancestors
+from icechunk.format.snapshot import Node, Snapshot
 from icechunk.node_view import NodeView
+from icechunk.zarr_metadata import encoding
 
 
 @dataclass(slots=True)
 class Overlaps:
-    """Writes that hid others: chunks by array path, and nodes whose metadata was replaced."""
+    """Writes that were lost to others: chunks by array path, and nodes whose metadata was replaced.
+
+    `chunks` were written by both sides, `cut` are those that one side wrote where the other made the array smaller.
+    """
 
     chunks: dict[str, int] = field(default_factory=dict)
+    cut: dict[str, int] = field(default_factory=dict)
     metadata: list[str] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.chunks or self.metadata)
+        return bool(self.chunks or self.cut or self.metadata)
 
     def __str__(self) -> str:
         parts = [f"{count} chunks of {path}" for path, count in sorted(self.chunks.items())]
+        parts += [f"{count} chunks of {path} that its new shape cuts off" for path, count in sorted(self.cut.items())]
         parts += [f"the metadata of {path}" for path in sorted(self.metadata)]
         return ", ".join(parts)
 
 
-def merge_changes(view: NodeView, fork: ChangeSet, *, known: ChangeSet | None = None) -> Overlaps:
-    """Apply the changes of `fork` on top of those that `view` shows, in place; returns what they hid.
+class NotSeen(Exception):
+    """Something of a snapshot has to be fetched first: the snapshot, or the chunk references that it has of an array."""
 
-    `known` is what `view` had changed when the fork was made, which the fork saw: writing over that hides nothing.
+    def __init__(self, snapshot_id: bytes, node: Node | None = None) -> None:
+        self.snapshot_id = snapshot_id
+        self.node = node
 
-    Raises `SessionStateError` (merge-failed), changing nothing, when a node was modified on one side and deleted or
-    replaced on the other, or when both made different nodes at one path.
+
+@dataclass(slots=True)
+class Fetched:
+    """What was fetched of snapshots so far."""
+
+    snapshots: dict[bytes, Snapshot] = field(default_factory=dict)
+    tables: dict[tuple[bytes, bytes], ChunkTable] = field(default_factory=dict)
+
+    def table(self, snapshot_id: bytes, node: Node) -> ChunkTable:
+        """The chunk references of an array in a snapshot."""
+        if not node.manifests:
+            return ChunkTable.empty(len(node.shape))
+        try:
+            return self.tables[snapshot_id, node.id]
+        except KeyError:
+            raise NotSeen(snapshot_id, node) from None
+
+
+class Fork(NamedTuple):
+    """What a fork brings.
+
+    `snapshot_id` is what the fork saw, `origin` the snapshot of the session it was forked from; the two differ by what
+    was uncommitted there. `handed_over` are the nodes, by path, as the fork gave them when it was merged before. For
+    `first_chunks` and `since` see `Workspace`.
     """
-    into, known, overlaps = view.change_set, known or ChangeSet(), Overlaps()
-    _check_modified(view, fork)
-    gone = _deleted(view, fork, known)
-    same = _same_nodes(view, fork)
-    into.delete_nodes(gone)
-    for node in fork.new_nodes.values():
-        if node.id not in same:
-            into.add_node(node)
-        elif same[node.id].id == node.id and same[node.id].metadata != node.metadata:
-            into.update_node(node)  # it was merged before, and updated since
-    for node in fork.updated.values():
-        present = into.new_nodes.get(node.path) or into.updated.get(node.id)
-        before = known.new_nodes.get(node.path) or known.updated.get(node.id)
-        if present is not None and present != before and present.metadata != node.metadata:
-            overlaps.metadata.append(node.path)
-        # the manifests are those of the snapshot that was made for the fork
-        into.update_node(replace(node, manifests=() if present is None else present.manifests))
-    for node_id, edits in fork.chunks.items():
-        node_id = same[node_id].id if node_id in same else node_id
-        mine = into.chunks.setdefault(node_id, ChunkEdits(edits.ndim, path=edits.path))
-        hidden = _hidden(mine, edits, known.chunks.get(node_id))
-        if hidden:
-            overlaps.chunks[edits.path] = overlaps.chunks.get(edits.path, 0) + hidden
-        mine.merge(edits)
-    return overlaps
+
+    snapshot_id: bytes
+    changes: ChangeSet
+    origin: bytes | None
+    handed_over: dict[str, Node]
+    first_chunks: list[bytes]
+    since: int | None
 
 
-def _check_modified(view: NodeView, fork: ChangeSet) -> None:
-    """Whether everything that the fork modified is still there."""
-    clashes = []
-    for node in fork.updated.values():
-        present = view.find(node.path)
-        if present is None or present.id != node.id:
-            clashes.append(node.path)
-    made = {node.id for node in fork.new_nodes.values()}
-    for node_id, edits in fork.chunks.items():
-        if not edits or node_id in made:
-            continue
-        present = view.find(edits.path)
-        meant = fork.updated.get(node_id, present)
-        if present is None or present.id != node_id or meant is None or len(meant.shape) != edits.ndim:
-            clashes.append(edits.path)
-    _refuse(clashes)
+def merge_changes(view: NodeView, fork: Fork, fetched: Fetched, *, shared: bool = False) -> Overlaps:
+    """Apply the changes of `fork` on top of those that `view` shows, in place; returns what was lost by that.
+
+    `shared` says that what is different in the snapshots of both was not committed by others: the session is a fork too.
+
+    Raises, before anything is changed, `NotSeen` when more has to be fetched, and `SessionStateError` (merge-failed) when
+    a node was modified on one side and deleted, replaced or given another encoding on the other, when both made different
+    nodes at one path, or when others committed what the fork changed too.
+    """
+    return _Merge(view, fork, fetched, shared).run()
 
 
-def _deleted(view: NodeView, fork: ChangeSet, known: ChangeSet) -> list[tuple[str, bytes, bool]]:
-    """The nodes that the fork deleted and that are still there, by path, id and whether they are arrays."""
-    gone: list[tuple[str, bytes, bool]] = []
-    clashes = []
-    for path, node in fork.deleted.items():
-        present = view.find(path)
-        if present is None or present.id != node.id:
-            continue
-        gone.append((path, node.id, node.is_array))
-        if _is_modified(view.change_set, known, path, node.id):
-            clashes.append(path)
-    _refuse(clashes)
-    return gone
+class _Merge:
+    """One merge: everything is checked first, then applied."""
+
+    def __init__(self, view: NodeView, fork: Fork, fetched: Fetched, shared: bool) -> None:
+        self.view, self.into = view, view.change_set
+        self.fork, self.changes, self.fetched = fork, fork.changes, fetched
+        self.overlaps = Overlaps()
+        base = view.snapshot.id
+        # otherwise the session was rebased since, or is another one
+        self.is_same_base = base in (fork.snapshot_id, fork.origin)
+        self.is_shared = shared or self.is_same_base
+
+    def run(self) -> Overlaps:
+        same = self._same_nodes()
+        documents = self._documents(same)
+        self._check_edited(same)
+        gone = self._deleted()
+        self._check_places(gone, same)
+        for node in documents:
+            self._check_document(node)
+        for node_id, edits in self.changes.chunks.items():
+            node_id = same[node_id].id if node_id in same else node_id
+            self._check_chunks(node_id, edits, is_reshaped=node_id in {node.id for node in documents})
+        self._apply(gone, same, documents)
+        return self.overlaps
+
+    # --- what the fork saw --------------------------------------------------------------------------------------------
+
+    def _seen(self, path: str) -> Node | None:
+        """The node at `path` that the fork saw."""
+        try:
+            return self.fetched.snapshots[self.fork.snapshot_id].find(path)
+        except KeyError:
+            raise NotSeen(self.fork.snapshot_id) from None
+
+    def _seen_array(self, node_id: bytes, path: str) -> Node | None:
+        new = self.changes.new_nodes.get(path)
+        if new is not None and new.id == node_id:
+            return None
+        seen = self._seen(path)
+        return seen if seen is not None and seen.id == node_id else None
+
+    def _seen_chunk(self, node_id: bytes, path: str, coords: Coords) -> ChunkRef | None:
+        seen = self._seen_array(node_id, path)
+        if seen is None or len(seen.shape) != len(coords):
+            return None
+        return self.fetched.table(self.fork.snapshot_id, seen).find(coords)
+
+    def _may_differ(self, node: Node) -> bool:
+        """Whether the session may have a node under another document than the fork saw."""
+        return not self.is_same_base or node.id in self.into.updated or node.path in self.into.new_nodes
+
+    def _document_changed(self, present: Node) -> bool:
+        """Whether the session has a node under another document than the fork saw, or handed over itself."""
+        if not self._may_differ(present):
+            return False
+        given = self.fork.handed_over.get(present.path)
+        if given is not None and given.metadata == present.metadata:
+            return False
+        seen = self._seen_array(present.id, present.path)
+        return seen is None or seen.metadata != present.metadata
+
+    def _own_edits(self, node_id: bytes, path: str) -> Iterator[Coords]:
+        """The chunks of an array that the session wrote or deleted, and not yet when the fork was made."""
+        mine = self.into.chunks.get(node_id)
+        if not mine:
+            return
+        written, deleted = mine.fold()
+        for coords, ref in written.items():
+            if self._seen_chunk(node_id, path, coords) != ref:
+                yield coords
+        for coords in map(tuple, deleted.tolist()):
+            if self._seen_chunk(node_id, path, coords) is not None:
+                yield coords
+
+    def _committed(self, node: Node, edits: Iterable[Coords] | None) -> Iterator[Coords]:
+        """The chunks, of those of `edits` or of all, that the session's snapshot has otherwise than the fork's."""
+        if self.is_same_base:
+            return
+        present = self.view.snapshot.find(node.path)
+        seen = self._seen_array(node.id, node.path)
+        if present is None or present.id != node.id or (seen is not None and seen.manifests == present.manifests):
+            return
+        ndim = len(node.shape)
+        now = self.fetched.table(self.view.snapshot.id, present)
+        then = ChunkTable.empty(ndim) if seen is None else self.fetched.table(self.fork.snapshot_id, seen)
+        if now.ndim != ndim or then.ndim != ndim:
+            return
+        wanted = edits if edits is not None else {coords for table in (now, then) for coords, _ in table.items()}
+        for coords in wanted:
+            if now.find(coords) != then.find(coords):
+                yield coords
+
+    # --- nodes --------------------------------------------------------------------------------------------------------
+
+    def _same_nodes(self) -> dict[bytes, Node]:
+        """Nodes that both sides made, alike: from the id in the fork to the one that stays."""
+        same: dict[bytes, Node] = {}
+        clashes: list[str] = []
+        for path, node in self.changes.new_nodes.items():
+            present = self.view.find(path)
+            replaced = self.changes.deleted.get(path)
+            if present is None or (replaced is not None and replaced.id == present.id):
+                continue
+            is_ours = path in self.into.new_nodes or not present.is_array
+            if present.id == node.id or (is_ours and present.metadata == node.metadata):
+                same[node.id] = present
+            else:
+                clashes.append(path)
+        if clashes:
+            raise SessionStateError(
+                f"failed to merge sessions: both created different nodes at {_some(clashes)}; create nodes before you "
+                "fork, or in one fork only",
+                ErrorKind.MERGE_FAILED,
+            )
+        return same
+
+    def _documents(self, same: dict[bytes, Node]) -> list[Node]:
+        """The nodes of the session that the fork gives another document."""
+        again = [
+            node
+            for node in self.changes.new_nodes.values()
+            # it was merged before, and updated since
+            if node.id in same and same[node.id].id == node.id and same[node.id].metadata != node.metadata
+        ]
+        return [*again, *self.changes.updated.values()]
+
+    def _check_edited(self, same: dict[bytes, Node]) -> None:
+        """Whether everything that the fork modified is still there, and its chunks still mean the same."""
+        clashes = []
+        for node in self.changes.updated.values():
+            present = self.view.find(node.path)
+            if present is None or present.id != node.id:
+                clashes.append(node.path)
+        made = {node.id for node in self.changes.new_nodes.values()}
+        for node_id, edits in self.changes.chunks.items():
+            if not edits or node_id in made:
+                continue
+            present = self.view.find(edits.path)
+            if present is None or present.id != node_id:
+                clashes.append(edits.path)
+            elif node_id not in self.changes.updated and self._may_differ(present):
+                seen = self._seen_array(node_id, edits.path)
+                if seen is None or encoding(seen) != encoding(present):
+                    clashes.append(edits.path)
+        _refuse(clashes)
+
+    def _deleted(self) -> list[tuple[str, bytes, bool]]:
+        """The nodes that the fork deleted and that are still there, by path, id and whether they are arrays."""
+        gone: list[tuple[str, bytes, bool]] = []
+        clashes = []
+        for path, node in self.changes.deleted.items():
+            present = self.view.find(path)
+            if present is None or present.id != node.id:
+                continue
+            gone.append((path, node.id, node.is_array))
+            if (
+                self._document_changed(present)
+                or any(True for _ in self._own_edits(node.id, path))
+                or (node.is_array and any(True for _ in self._committed(present, None)))
+            ):
+                clashes.append(path)
+        _refuse(clashes)
+        return gone
+
+    def _check_places(self, gone: Collection[tuple[str, bytes, bool]], same: dict[bytes, Node]) -> None:
+        """Whether every node will be in a group: those that the fork made, and those that the session has."""
+        clashes = []
+        left = {path for path, _, _ in gone}
+        made = self.changes.new_nodes
+        for path, node in made.items():
+            if node.id not in same and not all(
+                above in made or self._is_place(above, above in left) for above in ancestors(path)
+            ):
+                clashes.append(path)
+        closed = {path for path in left if path not in made}
+        closed |= {path for path, node in made.items() if node.is_array and node.id not in same}
+        others = list(self.into.new_nodes)
+        if closed and not self.is_same_base:
+            others += [path for top in closed for path in self.view.snapshot.subtree_paths(top)]
+        for path in others:
+            if path not in left and path not in made and not closed.isdisjoint(ancestors(path)):
+                present = self.view.find(path)
+                if present is not None and self._seen_array(present.id, path) is None:
+                    clashes.append(path)
+        _refuse(clashes)
+
+    def _is_place(self, path: str, goes: bool) -> bool:
+        """Whether nodes that the fork made below `path` may be there, as they could where it made them."""
+        present = None if goes else self.view.find(path)
+        if present is not None and not present.is_array:
+            return True
+        if self.is_same_base and not goes and path not in self.into.deleted and path not in self.into.new_nodes:
+            return True  # nothing happened there
+        seen = None if path in self.changes.deleted else self._seen(path)
+        if present is None:
+            return seen is None
+        return seen is not None and seen.is_array
+
+    # --- documents and chunks -----------------------------------------------------------------------------------------
+
+    def _check_document(self, node: Node) -> None:
+        """What the fork's document of a node of the session hides, and whether the session's chunks can be under it."""
+        present = self.view.find(node.path)
+        assert present is not None
+        if present.metadata != node.metadata and self._document_changed(present):
+            if not self.is_shared and node.id not in self.into.updated and node.path not in self.into.new_nodes:
+                _refuse_committed([node.path])
+            self.overlaps.metadata.append(node.path)
+        if not node.is_array:
+            return
+        if encoding(present) != encoding(node):
+            if any(True for _ in self._own_edits(node.id, node.path)):
+                _refuse([node.path])
+            return
+        edits = self.changes.chunks.get(node.id)
+        grid = tuple(dimension.chunks for dimension in node.shape)
+        kept = None if edits is None else edits.kept
+        if kept is not None or any(top < now.chunks for top, now in zip(grid, present.shape, strict=True)):
+            mine = self.into.chunks.get(node.id)
+            lost = [
+                coords
+                for coords in self._own_edits(node.id, node.path)
+                if not (is_kept(coords, grid) and is_kept(coords, kept)) and mine is not None and mine.find(coords)
+            ]
+            self._count(self.overlaps.cut, node.path, len(lost))
+
+    def _check_chunks(self, node_id: bytes, edits: ChunkEdits, *, is_reshaped: bool) -> None:
+        """What of the session's chunks the fork's hide, and which of the fork's have no place in the session's array."""
+        path = edits.path
+        present = self.view.find(path)
+        if present is None or present.id != node_id or len(present.shape) != edits.ndim:
+            return  # it is new, or becomes another array
+        hidden = [
+            coords
+            for coords, ours, theirs in _both(self.into.chunks.get(node_id), edits)
+            if ours != theirs and ours != self._seen_chunk(node_id, path, coords)
+        ]
+        self._count(self.overlaps.chunks, path, len(hidden))
+        if not self.is_same_base and path not in self.changes.new_nodes:
+            mine = self.into.chunks.get(node_id)
+            untouched = [
+                tuple(coords)
+                for coords in edits.coords().tolist()
+                if mine is None or mine.find(tuple(coords)) is UNTOUCHED
+            ]
+            committed = [
+                coords for coords in self._committed(present, untouched) if self._differs(present, edits, coords)
+            ]
+            if committed and not self.is_shared:
+                _refuse_committed([path])
+            self._count(self.overlaps.chunks, path, len(committed))
+        if not is_reshaped and self._may_differ(present):
+            grid = tuple(max(dimension.chunks, 1) for dimension in present.shape)
+            written, _ = edits.fold()
+            outside = len(written) - len(written.within([(0, top) for top in grid])) if len(written) else 0
+            self._count(self.overlaps.cut, path, outside)
+
+    def _differs(self, present: Node, edits: ChunkEdits, coords: Coords) -> bool:
+        """Whether the fork has something else at `coords` than the session's snapshot."""
+        node = self.view.snapshot.find(present.path)
+        return node is None or self.fetched.table(self.view.snapshot.id, node).find(coords) != edits.find(coords)
+
+    @staticmethod
+    def _count(found: dict[str, int], path: str, count: int) -> None:
+        if count:
+            found[path] = found.get(path, 0) + count
+
+    # --- doing it -----------------------------------------------------------------------------------------------------
+
+    def _apply(self, gone: list[tuple[str, bytes, bool]], same: dict[bytes, Node], documents: list[Node]) -> None:
+        into = self.into
+        into.delete_nodes(gone)
+        for node in self.changes.new_nodes.values():
+            if node.id not in same:
+                into.add_node(node)
+        for node in documents:
+            present = self.view.find(node.path)
+            assert present is not None
+            # the manifests of the fork are those of the snapshot that was made for it
+            into.update_node(replace(node, manifests=present.manifests), present)
+        for node_id, edits in self.changes.chunks.items():
+            node_id = same[node_id].id if node_id in same else node_id
+            into.chunks.setdefault(node_id, ChunkEdits(edits.ndim, path=edits.path)).merge(edits)
+
+
+def _both(mine: ChunkEdits | None, newer: ChunkEdits) -> Iterator[tuple[Coords, ChunkRef | None, ChunkRef | None]]:
+    """The chunks in which both sides have a say, with what each says."""
+    if mine is None or (not mine and mine.kept is None):
+        return
+    places: Iterable[Coords] = newer.singles
+    if newer.tables:
+        places = map(tuple, common_coords(mine, newer.coords()).tolist())
+        if mine.kept is not None:
+            places = map(tuple, newer.coords().tolist())
+    for coords in places:
+        ours, theirs = mine.find(coords), newer.find(coords)
+        if ours is not UNTOUCHED and theirs is not UNTOUCHED:
+            yield coords, ours, theirs
+
+
+def _some(paths: Iterable[str]) -> str:
+    return ", ".join(sorted(set(paths)))
 
 
 def _refuse(clashes: Collection[str]) -> None:
     if clashes:
         raise SessionStateError(
-            f"failed to merge sessions: Arrays were both deleted and modified: {', '.join(sorted(set(clashes)))}; delete "
-            "or replace them before you fork, or after the merge, and merge a fork of a fork into that fork first",
+            f"failed to merge sessions: Arrays were both deleted and modified: {_some(clashes)}; delete or replace them "
+            "before you fork, or after the merge, and merge a fork of a fork into that fork first",
             ErrorKind.MERGE_FAILED,
         )
 
 
-def _is_modified(changes: ChangeSet, known: ChangeSet, path: str, node_id: bytes) -> bool:
-    """Whether `changes` has the node in another way than `known`."""
-    if changes.new_nodes.get(path) != known.new_nodes.get(path):
-        return True
-    if changes.updated.get(node_id) != known.updated.get(node_id):
-        return True
-    edits, seen = changes.chunks.get(node_id), known.chunks.get(node_id)
-    if edits is None or not edits:
-        return False
-    return seen is None or edits.singles != seen.singles or list(map(id, edits.tables)) != list(map(id, seen.tables))
-
-
-def _same_nodes(view: NodeView, fork: ChangeSet) -> dict[bytes, Node]:
-    """Nodes that both sides made, alike: from the id in the fork to the one that stays."""
-    same: dict[bytes, Node] = {}
-    clashes: list[str] = []
-    for path, node in fork.new_nodes.items():
-        present = view.find(path)
-        replaced = fork.deleted.get(path)
-        if present is None or (replaced is not None and replaced.id == present.id):
-            continue
-        is_ours = path in view.change_set.new_nodes or not present.is_array
-        if present.id == node.id or (is_ours and present.metadata == node.metadata):
-            same[node.id] = present
-        else:
-            clashes.append(path)
-    if clashes:
-        raise SessionStateError(
-            f"failed to merge sessions: both created different nodes at {', '.join(sorted(clashes))}; create nodes "
-            "before you fork, or in one fork only",
-            ErrorKind.MERGE_FAILED,
-        )
-    return same
-
-
-def _hidden(mine: ChunkEdits, newer: ChunkEdits, known: ChunkEdits | None) -> int:
-    """How many chunks written in `mine`, beyond what was `known`, `newer` replaces by something else."""
-    known = known or ChunkEdits(mine.ndim)
-    hidden = 0
-    for coords, ref in newer.singles.items():
-        ours = mine.find(coords)
-        if ours is not UNTOUCHED and ours != ref and ours != known.find(coords):
-            hidden += 1
-    for table in newer.tables:
-        for coords, ours in mine.singles.items():
-            row = table.row_of(coords)
-            if row >= 0 and ours != table.ref(row) and ours != known.find(coords):
-                hidden += 1
-        for other in mine.tables:
-            if not any(other is seen for seen in known.tables) and other is not table:
-                hidden += _common(other, table)
-    return hidden
-
-
-def _common(first: ChunkTable, second: ChunkTable) -> int:
-    """How many coordinates two tables share."""
-    if not len(first) or not len(second):
-        return 0
-    pairs = zip(first.extents(), second.extents(), strict=True)
-    if any(stop <= low or high <= start for (start, stop), (low, high) in pairs):
-        return 0
-    both = np.concatenate([first.coords, second.coords])
-    return len(both) - len(np.unique(both, axis=0))
+def _refuse_committed(clashes: Collection[str]) -> None:
+    raise SessionStateError(
+        f"failed to merge sessions: the fork changed what others committed since it was made, in {_some(clashes)}; "
+        "merge it into a session on the snapshot that it was made of, and rebase that one with a solver",
+        ErrorKind.MERGE_FAILED,
+    )

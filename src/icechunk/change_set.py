@@ -33,12 +33,28 @@ class _Untouched(Enum):
 UNTOUCHED: Final = _Untouched.UNTOUCHED
 """What `ChunkEdits.find` says of a chunk that was neither written nor deleted."""
 
+NOTHING: Final = (0,)
+"""`ChunkEdits.kept` where no chunk of the snapshot is left, whatever the number of dimensions."""
+
+
+def is_kept(coords: Coords, kept: Coords | None) -> bool:
+    """Whether a chunk of the snapshot is still there, see `ChunkEdits.kept`."""
+    if kept is None:
+        return True
+    return 0 not in kept and all(index < top for index, top in zip(coords, kept, strict=True))
+
 
 class DeletedNode(NamedTuple):
     """A node of the base snapshot that is gone."""
 
     id: bytes
     is_array: bool
+
+
+def _below(table: ChunkTable, kept: Coords) -> ChunkTable:
+    if 0 in kept:
+        return ChunkTable.empty(table.ndim)
+    return table.within([(0, top) for top in kept])
 
 
 @dataclass(slots=True)
@@ -53,6 +69,12 @@ class ChunkEdits:
     tables: list[ChunkTable] = field(default_factory=list)
     path: str = "/"
     """Where the array is; the id, under which a change set keeps the edits, says which it is."""
+    kept: Coords | None = None
+    """The corner below which the chunks of the snapshot are left; None for all of them.
+
+    What an array lost when it was made smaller, or got another number of dimensions, does not come back when that is
+    undone.
+    """
 
     def __bool__(self) -> bool:
         return bool(self.singles) or bool(self.tables)
@@ -65,6 +87,8 @@ class ChunkEdits:
                 row = table.row_of(coords)
                 if row >= 0:
                     return table.ref(row)
+            if self.kept is not None and not is_kept(coords, self.kept):
+                return None
         return found
 
     def set(self, coords: Coords, ref: ChunkRef | None) -> None:
@@ -81,13 +105,36 @@ class ChunkEdits:
 
     def merge(self, newer: ChunkEdits) -> None:
         """Apply the edits of `newer` on top of these."""
+        if newer.kept is not None:
+            self.cut_off(newer.kept)
         for table in newer.tables:
             self.set_many(table)
         self.singles.update(newer.singles)
 
     def copy(self) -> ChunkEdits:
         """An independent copy; the references themselves are shared."""
-        return ChunkEdits(self.ndim, dict(self.singles), list(self.tables), self.path)
+        return ChunkEdits(self.ndim, dict(self.singles), list(self.tables), self.path, self.kept)
+
+    def cut_off(self, kept: Coords) -> None:
+        """Delete every chunk, of the snapshot or written since, that does not lie below the corner `kept`."""
+        for coords in [coords for coords in self.singles if not is_kept(coords, kept)]:
+            self.singles[coords] = None
+        tables = []
+        for table in self.tables:
+            inside = _below(table, kept)
+            if len(inside) < len(table):
+                outside = (tuple(coords) for coords in table.coords.tolist() if not is_kept(tuple(coords), kept))
+                self.singles.update(dict.fromkeys(outside))
+            if len(inside):
+                tables.append(inside)
+        self.tables = tables
+        if self.kept is not None:
+            kept = NOTHING if 0 in (*self.kept, *kept) else tuple(map(min, self.kept, kept))
+        self.kept = kept
+
+    def below(self, table: ChunkTable) -> ChunkTable:
+        """The chunks of the snapshot in `table` that are left."""
+        return table if self.kept is None else _below(table, self.kept)
 
     def fold(self) -> tuple[ChunkTable, npt.NDArray[np.uint32]]:
         """All that was written as one table, and the coordinates that were deleted."""
@@ -152,19 +199,23 @@ class ChangeSet:
         """Create a node where none is."""
         self.new_nodes[node.path] = node
 
-    def update_node(self, node: Node) -> None:
-        """Give a node new metadata; `node` has the id and path of the existing one.
+    def update_node(self, node: Node, former: Node) -> None:
+        """Give a node new metadata; `node` has the id and path of the existing one, which is `former` until now.
 
-        What was edited while the array had another number of dimensions is dropped: none of its coordinates mean
-        anything any more.
+        Chunks that no longer fit into an array are gone, whatever becomes of it later: those beyond its new grid, and
+        all of them when the number of dimensions is another.
         """
-        edits = self.chunks.get(node.id)
-        if edits is not None and edits.ndim != len(node.shape):
-            del self.chunks[node.id]
         if node.path in self.new_nodes:
             self.new_nodes[node.path] = node
         else:
             self.updated[node.id] = node
+        if len(node.shape) != len(former.shape):
+            self.chunks[node.id] = ChunkEdits(len(node.shape), path=node.path, kept=NOTHING)
+        elif any(new.chunks < old.chunks for new, old in zip(node.shape, former.shape, strict=True)):
+            edits = self.chunks.get(node.id)
+            if edits is None:
+                edits = self.chunks[node.id] = ChunkEdits(len(node.shape), path=node.path)
+            edits.cut_off(tuple(dimension.chunks for dimension in node.shape))
 
     def delete_nodes(self, nodes: Iterable[tuple[str, bytes, bool]]) -> None:
         """Delete nodes, given as path, id and whether it is an array, with all that was changed in them."""

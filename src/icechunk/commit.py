@@ -130,7 +130,7 @@ class CommitWriter:
             if node.is_array and (edits := changes.chunks.get(node.id)):
                 arrays[node.id] = node, edits
         for node_id, edits in changes.chunks.items():
-            if node_id not in arrays and edits:
+            if node_id not in arrays and (edits or edits.kept is not None):
                 former = base.find(edits.path)
                 if former is not None and former.id == node_id:
                     arrays[node_id] = _under_new_metadata(former, changes), edits

@@ -146,7 +146,6 @@ class ParallelWrite:
         self._message = message
         self._commit_options: dict[str, Any] = {"metadata": metadata, "rebase_with": rebase_with}
         self._results: dict[Hashable, ForkSession | None] = dict.fromkeys(parts or ())
-        self._origin: tuple[tuple[int, ...], ForkSession] | None = None
         self._bases: set[str] = set()
         self._merged = False
         self._lock = threading.RLock()
@@ -174,12 +173,8 @@ class ParallelWrite:
             return self._fork()
 
     def _fork(self) -> ForkSession:
-        # forking a session with changes writes them down, so it is done once for all parts that see the same changes
-        size = _extent(self.session)
-        if self._origin is None or self._origin[0] != size:
-            self._origin = (size, self.session.fork())
-            self._bases.add(self._origin[1].snapshot_id)
-        fork = self._origin[1].fork()
+        fork = self.session.fork()
+        self._bases.add(fork.snapshot_id)
         # these books keep track of it: a failed or superseded attempt is dropped on purpose
         fork._workspace.handed_on = True
         return fork
@@ -305,14 +300,6 @@ class ParallelWrite:
     def _check_open(self) -> None:
         if self._merged:
             raise SessionStateError("the parts of this write are merged already; start a new ParallelWrite")
-
-
-def _extent(session: Session) -> tuple[int, ...]:
-    """Something that changes whenever nodes of a session change, or more chunks were written in it."""
-    changes = session._workspace.change_set
-    edits = sum(len(edit.singles) + len(edit.tables) for edit in changes.chunks.values())
-    # the session remembers the nodes it had when it was forked, so that no id is used again
-    return edits, len(changes.deleted), *map(id, changes.new_nodes.values()), *map(id, changes.updated.values())
 
 
 def _run_part(function: Callable[[ForkSession, Any], Any], fork: ForkSession, part: Any, attempt: str) -> ForkSession:

@@ -62,7 +62,10 @@ class WrittenManifests:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """One manifest to write: the manifests it takes over from, and the edits inside of it."""
+    """One manifest to write: the manifests it takes over from, and the edits inside of it.
+
+    `box` is that part of the grid from which chunks are taken over.
+    """
 
     box: tuple[tuple[int, int], ...]
     sources: tuple[ManifestRef, ...]
@@ -112,7 +115,7 @@ def _few_edits(
 ) -> Mapping[tuple[int, ...], ChunkRef | None] | None:
     """The edits where they are so few, and the array so simple, that no plan is needed: it has at most one manifest."""
     singles = edits.singles
-    if edits.tables or not 0 < len(singles) <= FEW or len(node.manifests) > 1:
+    if edits.tables or edits.kept is not None or not 0 < len(singles) <= FEW or len(node.manifests) > 1:
         return None
     if len(edges) != edits.ndim or any(len(cuts) != 2 for cuts in edges):
         return None
@@ -239,10 +242,15 @@ def plan_manifests(
     pieces = _split(written, deleted, edges)
     # manifests from when the array had another rank hold nothing of it any more
     of_rank = [ref for ref in node.manifests if not ref.extents or len(ref.extents) == len(grid)]
+    left = grid
+    if edits.kept is not None and 0 in edits.kept:
+        of_rank = []
+    elif edits.kept is not None:
+        left = tuple((0, min(top, stop)) for top, (_, stop) in zip(edits.kept, grid, strict=True))
     reach = {ref: _boxes(ref, edges, grid) for ref in of_rank}
     touched = set(pieces)
     for ref, boxes in reach.items():
-        whole = len(boxes) == 1 and _inside(ref.extents, grid) and len(ref.extents) == len(grid)
+        whole = len(boxes) == 1 and _inside(ref.extents, left) and len(ref.extents) == len(grid)
         if rewrite or not whole:
             touched |= boxes
     grown = True
@@ -257,7 +265,10 @@ def plan_manifests(
     none = ChunkTable.empty(len(grid)), np.empty((0, len(grid)), np.uint32)
     for box in sorted(touched):
         sources = tuple(ref for ref, boxes in reach.items() if box in boxes)
-        jobs.append(_Job(_bounds(box, edges), sources, *pieces.get(box, none)))
+        bounds = tuple(
+            (start, min(stop, top)) for (start, stop), (_, top) in zip(_bounds(box, edges), left, strict=True)
+        )
+        jobs.append(_Job(bounds, sources, *pieces.get(box, none)))
     return jobs, kept
 
 

@@ -17,6 +17,7 @@ from icechunk.format.ids import format_id
 from icechunk.format.repo_info import SnapshotRecord
 from icechunk.format.snapshot import Snapshot
 from icechunk.format.transaction_log import TransactionLog
+from icechunk.node_view import NodeView
 from icechunk.refs.base import RefStore
 from icechunk.resolution import rebase_changes
 from icechunk.workspace import Workspace
@@ -44,7 +45,7 @@ async def rebase(workspace: Workspace, refs: RefStore, branch: str, solver: Conf
     tip = await workspace.assets.snapshot(tip_id)
     changes = _without_conflict(workspace.change_set, logs, base, tip)
     if changes is not None:
-        workspace.rebase_onto(tip, changes)
+        workspace.show(NodeView(tip, changes))
         return
     for snapshot_id, step in steps.items():
         before, after = await workspace.load(), await workspace.assets.snapshot(snapshot_id)
@@ -54,7 +55,7 @@ async def rebase(workspace: Workspace, refs: RefStore, branch: str, solver: Conf
             if resolution.change_set is None:
                 raise RebaseFailedError(format_id(snapshot_id), resolution.conflicts)
             ours = resolution.change_set
-        workspace.rebase_onto(after, ours)
+        workspace.show(NodeView(after, ours))
 
 
 def _made_all(log: TransactionLog, snapshot: Snapshot) -> TransactionLog:

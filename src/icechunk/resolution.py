@@ -7,7 +7,6 @@ that was given is never touched, and edits that need no change are shared with t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -26,8 +25,8 @@ from icechunk.conflicts import (
 )
 from icechunk.format.chunk_keys import Coords, joint_keys
 from icechunk.format.node_path import ancestors, is_below
-from icechunk.format.snapshot import Node
 from icechunk.format.transaction_log import TransactionLog
+from icechunk.zarr_metadata import encoding
 
 _OURS = VersionSelection.UseOurs
 _THEIRS = VersionSelection.UseTheirs
@@ -132,11 +131,18 @@ def _drop(draft: ChangeSet, path: str) -> None:
 
 def _drop_update(step: _Step, conflict: Conflict) -> bool:
     step.draft.updated.pop(_id(conflict), None)
+    edits = step.draft.chunks.get(_id(conflict))
+    if edits is not None and edits.kept is not None:  # what our document cut off is not cut off
+        step.draft.chunks[_id(conflict)] = replace(edits, kept=None)
+        if not edits:
+            del step.draft.chunks[_id(conflict)]
     return True
 
 
 def _drop_chunks(step: _Step, conflict: Conflict) -> bool:
-    step.draft.chunks.pop(_id(conflict), None)
+    edits = step.draft.chunks.pop(_id(conflict), None)
+    if edits is not None and edits.kept is not None:  # our document stands, and with it what it cut off
+        step.draft.chunks[_id(conflict)] = ChunkEdits(edits.ndim, path=edits.path, kept=edits.kept)
     return True
 
 
@@ -156,7 +162,7 @@ def without(edits: ChunkEdits, coords: Coords) -> ChunkEdits:
     still_deleted = deleted[~np.isin(deleted_keys, other_keys)]
     table = written.take(kept)
     singles: dict[tuple[int, ...], Any] = dict.fromkeys(map(tuple, still_deleted.tolist()))
-    return ChunkEdits(edits.ndim, singles, [table] if len(table) else [], edits.path)
+    return ChunkEdits(edits.ndim, singles, [table] if len(table) else [], edits.path, edits.kept)
 
 
 def _keep_chunks_of_updated(step: _Step, conflict: Conflict) -> bool:
@@ -166,16 +172,7 @@ def _keep_chunks_of_updated(step: _Step, conflict: Conflict) -> bool:
         return False
     written_under = step.ours.updated.get(_id(conflict), former)
     stands = step.draft.updated.get(_id(conflict), theirs)
-    return _encoding(former) == _encoding(written_under) == _encoding(stands)
-
-
-def _encoding(node: Node) -> dict[str, Any]:
-    """What a document says about the meaning of chunks."""
-    document = json.loads(node.metadata)
-    return {name: value for name, value in document.items() if name not in _DESCRIPTIVE}
-
-
-_DESCRIPTIVE = frozenset({"attributes", "dimension_names", "shape"})
+    return encoding(former) == encoding(written_under) == encoding(stands)
 
 
 def _keep_deleted(step: _Step, conflict: Conflict) -> bool:

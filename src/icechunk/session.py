@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from icechunk import moves
 from icechunk._driver import blocking
-from icechunk.change_set import ChangeSet
 from icechunk.checks import integer, mapping, unicode_text
 from icechunk.config import RepositoryConfig
 from icechunk.conflicts import ConflictSolver
@@ -32,6 +31,7 @@ from icechunk.format.node_path import parse_path
 from icechunk.format.values import to_json_domain
 from icechunk.history import status_diff
 from icechunk.info import ChunkType, Diff, SessionMode
+from icechunk.merging import merge_workspaces
 from icechunk.publishing import Publisher
 from icechunk.workspace import Mode, Workspace
 
@@ -78,7 +78,7 @@ class Session:
         self._workspace: Workspace = session
         self._core = core
         self._branch = branch
-        self._known: ChangeSet | None = None
+        self._made_for_forks: tuple[int, bytes] | None = None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Session) and other._workspace is self._workspace
@@ -98,6 +98,7 @@ class Session:
                 "changes": workspace.change_set.copy(),
                 "first_chunks": list(workspace.first_chunks),
                 "since": workspace.since,
+                "forked_from": workspace.forked_from,
             }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -109,6 +110,7 @@ class Session:
             change_set=state["changes"],
         )
         workspace.first_chunks, workspace.since = state["first_chunks"], state["since"]
+        workspace.forked_from = state["forked_from"]
         # a fork's changes belong to whoever merges them; a copy that is dropped loses nothing
         workspace.handed_on = True
         self.__init__(workspace, state["core"])  # type: ignore[misc]
@@ -392,40 +394,50 @@ class Session:
                 "a rearrange session cannot be forked; commit it, and fork a writable session",
                 ErrorKind.REARRANGE_SESSION_ONLY,
             )
+        fork = new_workspace(self._core, await self._to_fork(), Mode.EDIT, is_fork=True)
+        fork.since, fork.forked_from = workspace.since, workspace.snapshot_id
+        if fork.snapshot_id == workspace.snapshot_id:
+            fork.forked_from = workspace.forked_from
+        return ForkSession(fork, self._core)
+
+    async def _to_fork(self) -> bytes:
+        """The snapshot for a fork: the session's own, or one that has its changes; that one serves until there are more."""
+        workspace = self._workspace
         await workspace.load()
-        base, changes = workspace.copy_changes()
-        self._known = changes
-        snapshot_id = base.id
-        if changes:
+        base, changes, edition = workspace.copy_changes()
+        if not changes:
+            return base.id
+        made = self._made_for_forks
+        if made is None or made[0] != edition:
             draft = await self._core.commit_writer().write(
                 base, changes, message="uncommitted changes of a session that was forked", metadata={}
             )
-            snapshot_id = draft.record.id
-        fork = new_workspace(self._core, snapshot_id, Mode.EDIT, is_fork=True)
-        fork.since = workspace.since
-        return ForkSession(fork, self._core)
+            made = self._made_for_forks = edition, draft.record.id
+        return made[1]
 
     fork = blocking(fork_async)
 
     async def merge_async(self, *others: Session) -> None:
-        """Take over the changes of forks of this session.
+        """Take over the changes of forks of this session: of all that are given, or of none.
 
-        When two of them wrote the same chunk the last one given wins, and a `MergeOverlapWarning` says which chunks.
-        Raises `SessionStateError` (merge-failed) for changes that cannot be combined.
+        Where a fork wrote a chunk that was written since it was made, by another fork or by the session itself, the last
+        one given wins, and a `MergeOverlapWarning` says which chunks.
+
+        Raises `SessionStateError` (merge-failed) for changes that cannot be combined: an array deleted on one side and
+        written on the other, or given another data type or codecs; different nodes at one path; and, when the session
+        was rebased since, what others have committed. The session is then as it was.
         """
         workspace = self._workspace
         if workspace.mode is Mode.READ_ONLY:
             raise _read_only()
         for other in others:
             self._check_mergeable(other)
-        for other in others:
-            overlaps = await workspace.merge(other._workspace, self._known)
-            if overlaps:
-                warnings.warn(
-                    f"merged sessions wrote the same things; what the last one wrote stands for {overlaps}",
-                    MergeOverlapWarning,
-                    stacklevel=4,
-                )
+        for overlaps in filter(None, await merge_workspaces(workspace, [other._workspace for other in others])):
+            warnings.warn(
+                f"merged sessions wrote the same things; what the last one wrote stands for {overlaps}",
+                MergeOverlapWarning,
+                stacklevel=4,
+            )
 
     merge = blocking(merge_async)
 

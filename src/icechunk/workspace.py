@@ -22,7 +22,6 @@ import numpy.typing as npt
 from icechunk._dataclass import dataclass
 from icechunk._driver import concurrent_map
 from icechunk.assets import Assets
-from icechunk.change_merge import Overlaps, merge_changes
 from icechunk.change_set import UNTOUCHED, ChangeSet, ChunkEdits, Coords
 from icechunk.errors import (
     AlreadyExistsError,
@@ -99,6 +98,12 @@ class Workspace:
         """The ids of the chunks written first, here and in each fork that was merged."""
         self.since: int | None = None
         """How far the repository's history had come when the work began, see `RefStore.moment`."""
+        self.forked_from: bytes | None = None
+        """Of a fork, the snapshot of the session it was forked from; its own one also has what was uncommitted there."""
+        self.handed_over: dict[str, Node] = {}
+        """The nodes, by path, that were new or updated when this was last merged into another."""
+        self.edition = 0
+        """A number that is another one after every change."""
         self.lock = threading.RLock()
         self._view: NodeView | None = None
         self._sealed = False
@@ -135,24 +140,25 @@ class Workspace:
                 self._view = NodeView(snapshot, self.change_set)
         return snapshot
 
-    def _editable_view(self) -> NodeView:
+    def editable_view(self) -> NodeView:
         """The hierarchy as it stands, to be changed now, under the lock; it must have been loaded."""
         self.check_editable()
         assert self._view is not None
+        self.edition += 1
         return self._view
 
-    def copy_changes(self) -> tuple[Snapshot, ChangeSet]:
-        """The snapshot, and a copy of the changes as they stand on it; both must have been loaded."""
+    def show(self, view: NodeView) -> None:
+        """Put another view of the same or another snapshot, with its changes, in the place of the present one."""
         with self.lock:
-            view = self._editable_view()
-            return view.snapshot, view.change_set.copy()
+            self.edition += 1
+            self.snapshot_id, self.change_set, self._view = view.snapshot.id, view.change_set, view
 
-    def rebase_onto(self, snapshot: Snapshot, change_set: ChangeSet) -> None:
-        """Stand on another snapshot, with the changes as they are there."""
+    def copy_changes(self) -> tuple[Snapshot, ChangeSet, int]:
+        """The snapshot, a copy of the changes as they stand on it, and which edition of them; it must have been loaded."""
         with self.lock:
-            self.snapshot_id = snapshot.id
-            self.change_set = change_set
-            self._view = NodeView(snapshot, change_set)
+            self.check_editable()
+            assert self._view is not None
+            return self._view.snapshot, self._view.change_set.copy(), self.edition
 
     def finish(self, snapshot_id: bytes) -> None:
         """Become read-only on a snapshot that holds all changes."""
@@ -167,6 +173,7 @@ class Workspace:
         """Forget all changes."""
         with self.lock:
             self._check_writable()
+            self.edition += 1
             self.change_set = ChangeSet()
             if self._view is not None:
                 self._view = NodeView(self._view.snapshot, self.change_set)
@@ -234,7 +241,7 @@ class Workspace:
         parsed = parse_metadata(raw, rectilinear=self.settings.spec > 1)
         await self.view()
         with self.lock:
-            view = self._editable_view()
+            view = self.editable_view()
             node = view.find(path)
             if node is None:
                 node = Node(random_node_id(), path, parsed.is_array, raw, parsed.shape, parsed.dimension_names, ())
@@ -247,7 +254,7 @@ class Workspace:
                 )
             elif node.metadata != raw:
                 view.change_set.update_node(
-                    replace(node, metadata=raw, shape=parsed.shape, dimension_names=parsed.dimension_names)
+                    replace(node, metadata=raw, shape=parsed.shape, dimension_names=parsed.dimension_names), node
                 )
 
     async def delete_node(self, path: str) -> None:
@@ -255,7 +262,7 @@ class Workspace:
         self.check_editable()
         await self.view()
         with self.lock:
-            view = self._editable_view()
+            view = self.editable_view()
             if view.find(path) is not None:
                 view.change_set.delete_nodes(view.subtree(path))
 
@@ -267,17 +274,6 @@ class Workspace:
             self.check_movable()
             assert self._view is not None
             self._view.change_set.moves.append(plan_move(self._view, source, target))
-
-    async def merge(self, other: Workspace, known: ChangeSet | None) -> Overlaps:
-        """Take over the changes of another workspace; `known` is what had been changed here when it was forked."""
-        await self.view()
-        with self.lock:
-            overlaps = merge_changes(self._editable_view(), other.change_set, known=known)
-            self.first_chunks += other.first_chunks
-            if other.since is not None and self.since is not None:
-                self.since = min(self.since, other.since)
-            other.handed_on = True
-        return overlaps
 
     # --- chunk references --------------------------------------------------------------------------------------------
 
@@ -328,18 +324,11 @@ class Workspace:
         `changes` are those of the view in which the node was found.
         """
         changes = self.change_set if changes is None else changes
-        refs = node.manifests
-        manifests = await concurrent_map(
-            lambda ref: self.assets.manifest(ref.id), refs, max(self.assets.storage.concurrency, 1)
-        )
-        tables = [manifest.table(node.id) for manifest in manifests]
-        tables = [table for table in tables if table.ndim == len(node.shape)]
-        table = ChunkTable.empty(len(node.shape)) if not tables else tables[0]
-        if len(tables) > 1:
-            table = ChunkTable.concat(tables)
+        table = await table_of(self.assets, node)
         edits = changes.chunks.get(node.id)
-        if edits:
+        if edits is not None:
             written, deleted = edits.fold()
+            table = edits.below(table)
             table = table.overlay(written, deleted if len(deleted) else None)
         if len(table) and any(
             stop > dimension.chunks for (_, stop), dimension in zip(table.extents(), node.shape, strict=True)
@@ -374,7 +363,7 @@ class Workspace:
 
     def _edits(self, node: Node) -> ChunkEdits:
         """The edits of an array, to be added to under the lock; refuses one that is gone since it was looked up."""
-        view = self._editable_view()
+        view = self.editable_view()
         present = view.find(node.path)
         if present is None or present.id != node.id or len(present.shape) != len(node.shape):
             raise NodeNotFoundError(
@@ -493,7 +482,7 @@ class Workspace:
         view = await self.view()
         if wanted.path == "/" or view.find(wanted.path) is not None:
             with self.lock:
-                view = self._editable_view()
+                view = self.editable_view()
                 view.change_set.delete_nodes(view.subtree(wanted.path))
             return
         if wanted.array_path is None:
@@ -555,6 +544,18 @@ class Workspace:
             return []
         coords = _beginning_with((await self.chunk_table(node, view.change_set)).coords, wanted.coords)
         return [str(value) for value in np.unique(coords[:, len(wanted.coords)]).tolist()]
+
+
+async def table_of(assets: Assets, node: Node) -> ChunkTable:
+    """Every chunk reference in the manifests of an array."""
+    manifests = await concurrent_map(
+        lambda ref: assets.manifest(ref.id), node.manifests, max(assets.storage.concurrency, 1)
+    )
+    tables = [manifest.table(node.id) for manifest in manifests]
+    tables = [table for table in tables if table.ndim == len(node.shape)]
+    if len(tables) < 2:
+        return tables[0] if tables else ChunkTable.empty(len(node.shape))
+    return ChunkTable.concat(tables)
 
 
 def require_array(node: Node) -> Node:

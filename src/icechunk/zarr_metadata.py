@@ -205,6 +205,15 @@ def _bad_grid(reason: str) -> InvalidInputError:
     return InvalidInputError(f"error decoding Zarr chunk grid metadata: `{reason}`", ErrorKind.BAD_METADATA)
 
 
+_DESCRIPTIVE = frozenset({"attributes", "dimension_names", "shape"})
+
+
+def encoding(node: Node) -> dict[str, Any]:
+    """What the document of an array says about the meaning of its chunks: all but its shape and its description."""
+    document = json.loads(node.metadata)
+    return {name: value for name, value in document.items() if name not in _DESCRIPTIVE}
+
+
 # --- where chunks may be ----------------------------------------------------------------------------------------------
 
 

@@ -334,19 +334,6 @@ def test_resizing(repo, committed):
     assert [key for key in keys(store) if "/c/" in key] == ["a/c/0/0", "a/c/1/0"]
 
 
-def test_shrinking_and_growing_in_one_session_keeps_chunks(repo):
-    with_array(repo)
-    session = repo.writable_session("main")
-    put(session.store, "a/c/3/0", b"x")
-    session.commit("x")
-    session = repo.writable_session("main")
-    put(session.store, "a/zarr.json", array_json(shape=(2, 4)))
-    put(session.store, "a/zarr.json", array_json())
-    put(session.store, "a/c/0/0", b"y")
-    session.commit("there and back")
-    assert get(repo.readonly_session("main").store, "a/c/3/0") == b"x"
-
-
 def test_the_constructor_is_private():
     with pytest.raises(ValueError, match=r"session\.store"):
         icechunk.IcechunkStore(None)

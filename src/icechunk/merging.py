@@ -1,0 +1,69 @@
+"""Merging workspaces: what forks changed is taken over by the session, all of it or nothing.
+
+`change_merge` decides, as a pure function of values. What it has to know of the fork's snapshot, which it does only where
+both sides may have changed something, is fetched here, between attempts: no lock is held across a wait, and nothing is
+changed before the last attempt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from icechunk.change_merge import Fetched, Fork, NotSeen, Overlaps, merge_changes
+from icechunk.node_view import NodeView
+from icechunk.workspace import Workspace, table_of
+
+
+async def merge_workspaces(into: Workspace, others: Sequence[Workspace]) -> list[Overlaps]:
+    """Take over the changes of `others`, in that order; returns what each of them hid.
+
+    Raises what `merge_changes` raises; `into` is then as it was.
+    """
+    await into.view()
+    forks = [_fork(other) for other in others]
+    fetched = Fetched()
+    while True:
+        try:
+            overlaps = _merge(into, forks, fetched)
+        except NotSeen as wanted:
+            await _fetch(into, wanted, fetched)
+        else:
+            break
+    for other, fork in zip(others, forks, strict=True):
+        changes = fork.changes
+        other.handed_on = True
+        other.handed_over = {node.path: node for node in (*changes.new_nodes.values(), *changes.updated.values())}
+    return overlaps
+
+
+def _fork(workspace: Workspace) -> Fork:
+    with workspace.lock:
+        return Fork(
+            workspace.snapshot_id,
+            workspace.change_set.copy(),
+            workspace.forked_from,
+            dict(workspace.handed_over),
+            list(workspace.first_chunks),
+            workspace.since,
+        )
+
+
+def _merge(into: Workspace, forks: Sequence[Fork], fetched: Fetched) -> list[Overlaps]:
+    with into.lock:
+        view = into.editable_view()
+        if len(forks) > 1:  # aside, since a later one may fail; a single one is checked before it is applied
+            view = NodeView(view.snapshot, view.change_set.copy())
+        overlaps = [merge_changes(view, fork, fetched, shared=into.is_fork) for fork in forks]
+        into.show(view)
+        for fork in forks:
+            into.first_chunks += fork.first_chunks
+            if fork.since is not None and into.since is not None:
+                into.since = min(into.since, fork.since)
+        return overlaps
+
+
+async def _fetch(into: Workspace, wanted: NotSeen, fetched: Fetched) -> None:
+    if wanted.node is None:
+        fetched.snapshots[wanted.snapshot_id] = await into.assets.snapshot(wanted.snapshot_id)
+    else:
+        fetched.tables[wanted.snapshot_id, wanted.node.id] = await table_of(into.assets, wanted.node)
