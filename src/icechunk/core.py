@@ -100,6 +100,12 @@ class RepositoryCore:
         core.__dict__["refs"] = self.refs.under(ref_context(core.storage, core.assets, core.effective))
         return core
 
+    def shown_config(self) -> RepositoryConfig:
+        """A copy of the configuration whose `storage` has what is in effect, be it set or the default of the backend."""
+        config = self.config.copy()
+        config.storage = self.effective.storage_settings.copy()
+        return config
+
     @cached_property
     def storage(self) -> Storage:
         """The storage under the configured settings."""

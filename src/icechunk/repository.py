@@ -321,8 +321,11 @@ class Repository(Chronicle, Maintenance, Shown):
 
     @property
     def config(self) -> RepositoryConfig:
-        """A copy of the configuration; change it and `reopen` with it."""
-        return self._core.config.copy()
+        """A copy of the configuration; change it and `reopen` with it.
+
+        Its `storage` has the settings this storage works with, be they set or its defaults.
+        """
+        return self._core.shown_config()
 
     @property
     def spec_version(self) -> SpecVersion:
@@ -525,8 +528,12 @@ def _spec(version: SpecVersion | int | None) -> int:
 
 def _configured(storage: Storage, settings: StorageSettings | None) -> Storage:
     _check_storage(storage)
-    merged = storage.default_settings()
-    return storage.with_settings(merged if settings is None else merged.merge(settings))
+    return storage.with_settings(_settings(storage, settings))
+
+
+def _settings(storage: Storage, given: StorageSettings | None) -> StorageSettings:
+    defaults = storage.default_settings()
+    return defaults if given is None else defaults.merge(given)
 
 
 def _core_before_opening(

@@ -157,8 +157,8 @@ class Session:
 
     @property
     def config(self) -> RepositoryConfig:
-        """A copy of the repository's configuration."""
-        return self._core.config.copy()
+        """A copy of the repository's configuration, as `Repository.config`."""
+        return self._core.shown_config()
 
     @property
     def store(self) -> IcechunkStore:

@@ -344,9 +344,18 @@ def test_expired_ids(spec: int) -> None:
 
 
 def test_config_storage() -> None:
-    repo = new()
-    assert repo.config.storage is None
-    assert repo.storage.default_settings().retries is not None
+    storage = icechunk.in_memory_storage()
+    config = icechunk.RepositoryConfig(inline_chunk_threshold_bytes=9)
+    repo = icechunk.Repository.create(storage, config)
+    assert repo.config.storage == storage.default_settings()
+    repo.save_config()
+    assert icechunk.Repository.fetch_config(storage) == config
+    settings = icechunk.StorageSettings(chunks_storage_class="COLD")
+    again = repo.reopen(icechunk.RepositoryConfig(storage=settings))
+    assert again.config.storage == storage.default_settings().merge(settings)
+    again.save_config()
+    stored = icechunk.Repository.fetch_config(storage)
+    assert stored is not None and stored.storage == settings
 
 
 def test_in_memory() -> None:
