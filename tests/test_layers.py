@@ -33,7 +33,20 @@ LAYERS = (  # top to bottom
     Row("operations", ("ops",)),
     Row("session", ("session",)),
     Row("store", ("store",)),
-    Row("act", ("core", "publishing", "merging", "rebase", "workspace", "commit", "manifest_writer", "written_chunks")),
+    Row(
+        "act",
+        (
+            "core",
+            "publishing",
+            "merging",
+            "rebase",
+            "workspace",
+            "chunk_access",
+            "commit",
+            "manifest_writer",
+            "written_chunks",
+        ),
+    ),
     Row("hold", ("refs", "virtual", "virtual_access", "virtual_refs")),
     Row("assets", ("assets", "cache")),
     Row(

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from icechunk.change_merge import Fetched, Fork, NotSeen, Overlaps, merge_changes
+from icechunk.chunk_access import table_of
 from icechunk.node_view import NodeView
-from icechunk.workspace import Workspace, table_of
+from icechunk.workspace import Workspace
 
 
 async def merge_workspaces(into: Workspace, others: Sequence[Workspace]) -> list[Overlaps]:

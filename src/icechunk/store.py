@@ -211,11 +211,9 @@ class IcechunkStore(Store):
         run(self._workspace.set(key, _bytes(value)))
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
-        """As `set`, where nothing is yet."""
+        """As `set`, where nothing is yet. Of several calls at once for one key, exactly one writes."""
         self._check_writable()
-        data = _bytes(value)
-        if not await self._workspace.exists(key):
-            await self._workspace.set(key, data)
+        await self._workspace.set(key, _bytes(value), only_new=True)
 
     async def set_partial_values(self, key_start_values: Iterable[tuple[str, int, bytes]]) -> None:
         """Not possible: a chunk is written whole."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import warnings
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 from enum import Enum
 
@@ -23,6 +23,7 @@ from icechunk._dataclass import dataclass
 from icechunk._driver import concurrent_map
 from icechunk.assets import Assets
 from icechunk.change_set import UNTOUCHED, ChangeSet, ChunkEdits, Coords
+from icechunk.chunk_access import beginning_with, lies_in, require_array, resolve_range, table_of
 from icechunk.errors import (
     AlreadyExistsError,
     ErrorKind,
@@ -235,8 +236,8 @@ class Workspace:
         """The array at `path`; raises `NodeNotFoundError`, or `InvalidInputError` when a group is there."""
         return require_array(await self.node(path))
 
-    async def set_metadata(self, path: str, raw: bytes) -> None:
-        """Create the node at `path`, or give it new metadata."""
+    async def set_metadata(self, path: str, raw: bytes, *, only_new: bool = False) -> None:
+        """Create the node at `path`, or, unless it is to be new, give it new metadata."""
         self.check_editable()
         parsed = parse_metadata(raw, rectilinear=self.settings.spec > 1)
         await self.view()
@@ -246,6 +247,8 @@ class Workspace:
             if node is None:
                 node = Node(random_node_id(), path, parsed.is_array, raw, parsed.shape, parsed.dimension_names, ())
                 view.change_set.add_node(node)
+            elif only_new:
+                return
             elif node.is_array != parsed.is_array:
                 kind = "an array" if node.is_array else "a group"
                 raise AlreadyExistsError(
@@ -290,7 +293,7 @@ class Workspace:
         if not node.manifests or not in_grid(node.shape, coords):
             return None
         for ref in node.manifests:
-            if _lies_in(coords, ref.extents):
+            if lies_in(coords, ref.extents):
                 if not self._preloaded:
                     await self._preload()
                 manifest = await self.assets.manifest(ref.id)
@@ -336,11 +339,16 @@ class Workspace:
             table = table.within([(0, dimension.chunks) for dimension in node.shape])
         return table
 
-    async def set_chunk(self, path: str, coords: Coords, data: Buffer) -> None:
-        """Write one chunk: small ones stay here until the commit, others become objects at once."""
+    async def set_chunk(self, path: str, coords: Coords, data: Buffer, *, only_new: bool = False) -> None:
+        """Write one chunk: small ones stay here until the commit, others become objects at once.
+
+        With `only_new` what is there already stays, also when it came while this one was uploaded.
+        """
         self.check_editable()
         node = await self.array(path)
         check_coords(node, coords)
+        if only_new and await self.chunk_ref(node, coords) is not None:
+            return
         size = len(data)
         ref: ChunkRef
         if size <= self.settings.inline_threshold:
@@ -355,11 +363,13 @@ class Workspace:
             await self.assets.write_chunk(ref.id, data)
             if len(self.first_chunks) < PROBES:
                 self.first_chunks.append(ref.id)
-        self._record(node, coords, ref)
+        self._record(node, coords, ref, only_new=only_new)
 
-    def _record(self, node: Node, coords: Coords, ref: ChunkRef | None) -> None:
+    def _record(self, node: Node, coords: Coords, ref: ChunkRef | None, *, only_new: bool = False) -> None:
         with self.lock:
-            self._edits(node).set(coords, ref)
+            edits = self._edits(node)
+            if not only_new or edits.find(coords) in (None, UNTOUCHED):
+                edits.set(coords, ref)
 
     def _edits(self, node: Node) -> ChunkEdits:
         """The edits of an array, to be added to under the lock; refuses one that is gone since it was looked up."""
@@ -434,13 +444,13 @@ class Workspace:
         start, stop = resolve_range(byte_range, len(node.metadata))
         return node.metadata[start:stop]
 
-    async def set(self, key: str, data: Buffer) -> None:
-        """Write the bytes at a zarr key."""
+    async def set(self, key: str, data: Buffer, *, only_new: bool = False) -> None:
+        """Write the bytes at a zarr key; with `only_new`, if nothing is there."""
         parsed = parse_key(key)
         if type(parsed) is ChunkKey:
-            await self.set_chunk(parsed.path, parsed.coords, data)
+            await self.set_chunk(parsed.path, parsed.coords, data, only_new=only_new)
         elif type(parsed) is MetadataKey:
-            await self.set_metadata(parsed.path, bytes(data))
+            await self.set_metadata(parsed.path, bytes(data), only_new=only_new)
         else:
             raise SessionStateError(
                 f"store method `set` is not implemented by Icechunk for Zarr V2 metadata such as `{key}`; "
@@ -490,7 +500,7 @@ class Workspace:
         node = view.find(wanted.array_path)
         if node is None or not node.is_array:
             return
-        coords = _beginning_with((await self.chunk_table(node, view.change_set)).coords, wanted.coords)
+        coords = beginning_with((await self.chunk_table(node, view.change_set)).coords, wanted.coords)
         await self.replace_chunks(node, ChunkTable.empty(len(node.shape)), coords)
 
     async def list_keys(self, under: str = "/") -> AsyncIterator[list[str]]:
@@ -518,7 +528,7 @@ class Workspace:
                 yield batch
         elif wanted.array_path is not None and (node := view.find(wanted.array_path)) is not None and node.is_array:
             coords = (await self.chunk_table(node, view.change_set)).coords
-            yield chunk_keys(node.path, _beginning_with(coords, wanted.coords))
+            yield chunk_keys(node.path, beginning_with(coords, wanted.coords))
         else:
             raise InvalidInputError(
                 f"bad key prefix ({prefix}): only prefixes pointing to a group or array are allowed, "
@@ -542,50 +552,5 @@ class Workspace:
         node = view.find(wanted.array_path)
         if node is None or not node.is_array or len(wanted.coords) >= len(node.shape):
             return []
-        coords = _beginning_with((await self.chunk_table(node, view.change_set)).coords, wanted.coords)
+        coords = beginning_with((await self.chunk_table(node, view.change_set)).coords, wanted.coords)
         return [str(value) for value in np.unique(coords[:, len(wanted.coords)]).tolist()]
-
-
-async def table_of(assets: Assets, node: Node) -> ChunkTable:
-    """Every chunk reference in the manifests of an array."""
-    manifests = await concurrent_map(
-        lambda ref: assets.manifest(ref.id), node.manifests, max(assets.storage.concurrency, 1)
-    )
-    tables = [manifest.table(node.id) for manifest in manifests]
-    tables = [table for table in tables if table.ndim == len(node.shape)]
-    if len(tables) < 2:
-        return tables[0] if tables else ChunkTable.empty(len(node.shape))
-    return ChunkTable.concat(tables)
-
-
-def require_array(node: Node) -> Node:
-    """The node, where it is an array; raises `InvalidInputError`."""
-    if not node.is_array:
-        raise InvalidInputError(
-            f"there is not an array at `{node.path}`, it is a group; a group has no chunks", ErrorKind.NOT_AN_ARRAY
-        )
-    return node
-
-
-def _lies_in(coords: Coords, extents: Sequence[tuple[int, int]]) -> bool:
-    for index, (start, stop) in zip(coords, extents, strict=False):  # noqa: SIM110  # twice as fast as all()
-        if not start <= index < stop:
-            return False
-    return True
-
-
-def resolve_range(byte_range: ByteRange | None, length: int) -> tuple[int, int]:
-    """First byte and one past the last, inside of `length` bytes, as a slice would."""
-    if byte_range is None:
-        return 0, length
-    start, stop, _ = slice(byte_range.start, byte_range.stop).indices(length)
-    return start, max(start, stop)
-
-
-def _beginning_with(coords: npt.NDArray[np.uint32], head: Sequence[int]) -> npt.NDArray[np.uint32]:
-    if not head:
-        return coords
-    if len(head) > coords.shape[1]:
-        return coords[:0]
-    same: npt.NDArray[np.bool_] = (coords[:, : len(head)] == np.asarray(head, np.int64)).all(axis=1)
-    return coords[same]

@@ -10,7 +10,7 @@ import icechunk
 from icechunk._driver import run
 from icechunk.storage.wrappers import InterceptingStorage
 
-from .helpers import array_json, big, buffer, get, group_json, keys, put, with_array
+from .helpers import PROTOTYPE, array_json, big, buffer, get, group_json, keys, put, with_array
 
 pytestmark = pytest.mark.filterwarnings("ignore:a session with uncommitted changes")
 
@@ -294,3 +294,67 @@ def test_a_transaction_reports_what_went_wrong_in_it(repo):
         store.session.commit("inner")
         raise ZeroDivisionError
     assert messages(repo) == ["inner", "Repository initialized"]
+
+
+# --- writing where nothing is -------------------------------------------------------------------------------------------
+
+SIZES = pytest.mark.parametrize("size", [1, 1000], ids=["inline", "native"])
+
+
+@SIZES
+def test_of_many_threads_one_writes_where_nothing_is(repo, size):
+    with_array(repo)
+    session = repo.writable_session("main")
+    start = threading.Barrier(8)
+
+    def write(number):
+        start.wait()
+        for chunk in range(16):
+            key = f"a/c/{chunk // 4}/{chunk % 4}"
+            run(session.store.set_if_not_exists(key, buffer(big(number, size))))
+            seen[number].append(get(session.store, key))
+        run(session.store.set_if_not_exists("g/zarr.json", buffer(group_json(number=number))))
+        seen[number].append(get(session.store, "g/zarr.json"))
+
+    seen = [[] for _ in range(8)]
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    # whatever somebody saw after writing is what there was for everybody, from then on
+    assert all(each == seen[0] for each in seen)
+
+
+@SIZES
+async def test_of_many_tasks_one_writes_where_nothing_is(repo, storage, size):
+    async def create():
+        session = await repo.writable_session_async("main")
+        await session.store.set("a/zarr.json", buffer(array_json()))
+        return session
+
+    session = await create()
+    store = session.store
+
+    async def write(number):
+        await store.set_if_not_exists("a/c/0/0", buffer(big(number, size)))
+        return (await store.get("a/c/0/0", PROTOTYPE)).to_bytes()
+
+    async def write_between():
+        await store.set_if_not_exists("a/c/0/0", buffer(big(99, size)))
+
+    storage.before("put", "chunks", write_between)
+    seen = await asyncio.gather(*map(write, range(8)))
+    assert len(set(seen)) == 1
+
+
+def test_who_was_overtaken_while_uploading_does_not_write(repo, storage):
+    with_array(repo)
+    session = repo.writable_session("main")
+    store = session.store
+    storage.after("put", "chunks", lambda: put(store, "a/c/0/0", b"in between"))
+    run(store.set_if_not_exists("a/c/0/0", buffer(big(1))))
+    assert get(store, "a/c/0/0") == b"in between"
+    storage.after("put", "chunks", lambda: run(store.delete("a/c/0/1")))
+    run(store.set_if_not_exists("a/c/0/1", buffer(big(1))))
+    assert get(store, "a/c/0/1") == big(1)
