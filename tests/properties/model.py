@@ -91,6 +91,8 @@ class Changes:
     updated: set[int] = field(default_factory=set)
     chunks: dict[int, set[Coords]] = field(default_factory=dict)
     moved: set[int] = field(default_factory=set)
+    kept: dict[int, Coords] = field(default_factory=dict)
+    """For an array that was made smaller, the corner below which its former chunks are left; ranks may differ."""
     settled: bool = False
     """Whether a rebase found everything to be done already."""
 
@@ -100,7 +102,8 @@ class Changes:
 
     def copy(self) -> Changes:
         chunks = {identity: set(coords) for identity, coords in self.chunks.items()}
-        return Changes(set(self.new), dict(self.deleted), set(self.updated), chunks, set(self.moved), self.settled)
+        moved, kept = set(self.moved), dict(self.kept)
+        return Changes(set(self.new), dict(self.deleted), set(self.updated), chunks, moved, kept, self.settled)
 
     def having_made(self, paths: Iterable[str]) -> Changes:
         """The same, and these nodes made as well."""
@@ -145,15 +148,20 @@ class Work:
             self.changes.new.add(path)
         elif former.document != node.document:
             self.tree.nodes[path] = replace(node, identity=former.identity)
-            if node.grid is not None and former.grid is not None and len(node.grid) != len(former.grid):
-                self._forget_chunks(former.identity)
+            if node.grid is not None and former.grid is not None:
+                self._cut_off(former.identity, former.grid, node.grid)
             if path not in self.changes.new:
                 self.changes.updated.add(former.identity)
 
-    def _forget_chunks(self, identity: int) -> None:
-        """Under another rank the chunks that were written have no meaning any more."""
-        self.changes.chunks.pop(identity, None)
-        self.tree.chunks[identity] = dict(self.origin.chunks.get(identity, {}))
+    def _cut_off(self, identity: int, former: Coords, grid: Coords) -> None:
+        """Chunks that lie outside now are gone; under another rank all are, and those that were written never were."""
+        if len(former) != len(grid):
+            self.changes.chunks.pop(identity, None)
+        chunks = self.tree.chunks.get(identity, {})
+        self.tree.chunks[identity] = {at: data for at, data in chunks.items() if in_grid(at, grid)}
+        kept = self.changes.kept.get(identity, former)
+        same = len(kept) == len(former) == len(grid)
+        self.changes.kept[identity] = tuple(map(min, kept, grid)) if same else (0,)
 
     def delete(self, path: str) -> None:
         """Delete a node and everything below it."""
@@ -218,6 +226,10 @@ class Work:
         for path, node in self.tree.nodes.items():
             if node.identity in self.changes.updated and node.identity in alive:
                 out.nodes[path] = node
+        for identity, kept in self.changes.kept.items():
+            if identity in self.changes.updated and identity in alive:
+                chunks = out.chunks.get(identity, {})
+                out.chunks[identity] = {at: data for at, data in chunks.items() if in_grid(at, kept)}
         for identity, coords in self.changes.chunks.items():
             if identity in alive:
                 mine, chunks = self.tree.chunks.get(identity, {}), out.chunks.setdefault(identity, {})
