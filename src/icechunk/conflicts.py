@@ -21,10 +21,10 @@ import numpy.typing as npt
 from icechunk.change_set import ChangeSet, ChunkEdits
 from icechunk.display import Card, Plain, Row, Shown
 from icechunk.format.chunk_keys import joint_keys
-from icechunk.format.node_path import ancestors, parent
+from icechunk.format.node_path import ancestors, is_within, parent
 from icechunk.format.snapshot import Node
 from icechunk.format.transaction_log import Move, TransactionLog
-from icechunk.node_view import path_before
+from icechunk.node_view import path_after, path_before
 
 
 class ConflictType(Enum):
@@ -270,6 +270,10 @@ class Hierarchy(Protocol):
         """The node of that id."""
         ...
 
+    def subtree_paths(self, path: str) -> list[str]:
+        """The path itself, if there is a node, and those below it."""
+        ...
+
 
 def detect(log: TransactionLog, theirs: Hierarchy, ours: ChangeSet) -> list[Conflict]:
     """Everything in which the changes `ours` contradict a commit.
@@ -404,8 +408,8 @@ def _move_conflicts(log: TransactionLog, theirs: Hierarchy, ours: ChangeSet) -> 
         group = _find_moved(theirs, done, above) if above is not None else None
         if source is None or source.id != move.node_id:
             yield Conflict(ConflictType.MoveOperationCannotBeRebased, move.source)
-        elif _find_moved(theirs, done, move.target) is not None:
-            yield Conflict(ConflictType.NewNodeConflictsWithExistingNode, move.target)
+        elif (taken := _taken(theirs, done, move.target)) is not None:
+            yield Conflict(ConflictType.NewNodeConflictsWithExistingNode, taken)
         elif group is None:
             yield Conflict(ConflictType.MoveOperationCannotBeRebased, move.target)
         elif group.is_array:
@@ -413,6 +417,17 @@ def _move_conflicts(log: TransactionLog, theirs: Hierarchy, ours: ChangeSet) -> 
         else:
             continue
         return  # what comes after it depends on it
+
+
+def _taken(theirs: Hierarchy, moves: Sequence[Move], target: str) -> str | None:
+    """The path of the first node at `target`, or below it, once `moves` are made; None where nothing is.
+
+    Nodes can be made without the groups above them, so there may be some below a path at which there is none.
+    """
+    before = path_before(moves, target)
+    stayed = () if before is None else theirs.subtree_paths(before)
+    found = (path_after(moves, path) for path in stayed)
+    return next((path for path in found if is_within(path, target)), None)
 
 
 def _find_moved(theirs: Hierarchy, moves: Sequence[Move], path: str) -> Node | None:

@@ -47,6 +47,9 @@ class Tree:
     def find_id(self, node_id: bytes) -> Node | None:
         return next((node for node in self.nodes.values() if node.id == node_id), None)
 
+    def subtree_paths(self, path: str) -> list[str]:
+        return [each for each in sorted(self.nodes) if each == path or each.startswith(path + "/")]
+
 
 _ids = itertools.count(1)
 
@@ -505,6 +508,8 @@ def test_moves_are_recognised_where_the_format_has_none() -> None:
         (lambda s: s.array("/g/n"), None),
         (lambda s: s.delete("/b"), None),
         (lambda s: s.array("/g/a"), (T.NewNodeConflictsWithExistingNode, "/g/a")),
+        (lambda s: s.array("/g/a/below"), (T.NewNodeConflictsWithExistingNode, "/g/a/below")),
+        (lambda s: s.array("/a/below"), None),
         (lambda s: s.delete("/a"), (T.MoveOperationCannotBeRebased, "/a")),
         (remake("/a"), (T.MoveOperationCannotBeRebased, "/a")),
         (lambda s: s.delete("/g"), (T.MoveOperationCannotBeRebased, "/g/a")),
