@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from operator import attrgetter
+from types import MemberDescriptorType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -62,7 +63,12 @@ def _compile_init(cls: type, frozen: bool) -> Any:
             default = ""
         if item.init:
             (by_name if item.kw_only else positional).append(name + default)
-        body.append(f"_set(self, {name!r}, {value})" if frozen else f"self.{name} = {value}")
+        if frozen:
+            setter = _slot_setter(cls, name)
+            scope[f"_set_{name}"] = setter
+            body.append(f"_set(self, {name!r}, {value})" if setter is None else f"_set_{name}(self, {value})")
+        else:
+            body.append(f"self.{name} = {value}")
     if hasattr(cls, "__post_init__"):
         body.append("self.__post_init__()")
     parameters = ", ".join(["self", *positional, *(["*"] if by_name else []), *by_name])
@@ -72,6 +78,15 @@ def _compile_init(cls: type, frozen: bool) -> Any:
     types = {item.name: item.type for item in dataclasses.fields(cls) if item.init}
     function.__annotations__ = types | {"return": None}
     return function
+
+
+def _slot_setter(cls: type, name: str) -> Any:
+    """What sets the slot `name` past a `__setattr__` that refuses, in half the time; None where it is no slot."""
+    for base in cls.__mro__:
+        if name in vars(base):
+            found = vars(base)[name]
+            return found.__set__ if isinstance(found, MemberDescriptorType) else None
+    return None
 
 
 def _values_of(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
