@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import ClassVar
 
 import pytest
+from obstore.store import S3Store
 
+import icechunk
 from icechunk.storage.base import Storage
 from icechunk.testing.storage_suite import StorageSuite
+from tests.servers.backends import BUCKET
 from tests.servers.conftest import Start
 
 NAMES = StorageSuite.odd_names
@@ -21,6 +25,20 @@ class TestMinistack(StorageSuite):
     @pytest.fixture
     def storage(self, start_backend: Start) -> Storage:
         return start_backend("ministack").storage()
+
+
+class TestStoreOfTheUser(StorageSuite):
+    """A client that the user made, on S3."""
+
+    many = 50  # the same server as above
+    odd_names: ClassVar[tuple[str, ...]] = NAMES_ON_S3
+
+    @pytest.fixture
+    def storage(self, start_backend: Start) -> Storage:
+        backend = start_backend("ministack")
+        key = {name: backend.arguments[name] for name in ("region", "access_key_id", "secret_access_key")}
+        store = S3Store(BUCKET, endpoint=backend.url, client_options={"allow_http": True}, **key)
+        return icechunk.obstore_storage(store, prefix=uuid.uuid4().hex)
 
 
 class TestAzurite(StorageSuite):

@@ -399,7 +399,10 @@ class GivenPlace(_Shown):
 
     store: Any
     prefix: str = ""
-    is_of_unknown_make: ClassVar[bool] = False
+
+    @property
+    def is_of_unknown_make(self) -> bool:
+        return self.service is S3 and "endpoint" in self.store.config
 
     @property
     def service(self) -> Service:
