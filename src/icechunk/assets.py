@@ -183,13 +183,13 @@ class Assets:
 
 
 def object_metadata(spec: int, file_type: str) -> dict[str, str]:
-    """What is said of a metadata file beside its bytes, on backends that can keep it."""
-    return {
-        "ic_spec_ver": str(spec),
-        "ic_client": WRITER_NAME.decode().strip() if isinstance(WRITER_NAME, bytes) else WRITER_NAME.strip(),
-        "ic_file_type": file_type,
-        "ic_comp_alg": "zstd",
-    }
+    """What is said of a metadata file beside its bytes, on backends that can keep it.
+
+    The names are those that each version of the Rust implementation gives to the files of its format.
+    """
+    client = WRITER_NAME.decode().strip() if isinstance(WRITER_NAME, bytes) else WRITER_NAME.strip()
+    facts = {"ic_spec_ver": str(spec), "ic_client": client, "ic_file_type": file_type, "ic_comp_alg": "zstd"}
+    return facts if spec == 1 else {name.replace("_", ""): fact for name, fact in facts.items()}
 
 
 async def _decoded(data: Buffer, decode: Callable[[], T]) -> T:

@@ -180,6 +180,7 @@ def start_seaweedfs(directory: Path, volume_megabytes: int = 64) -> Iterator[Bac
     command += ["-s3", "-s3.config", "s3.json", "-s3.port", str(ports["s3"]), "-filer.port", str(ports["filer"])]
     command += ["-master.port", str(ports["master"]), "-volume.port", str(ports["volume"])]
     command += ["-master.volumeSizeLimitMB", str(volume_megabytes), "-volume.max", "50", "-master.telemetry=false"]
+    command += ["-s3.port.iceberg", "0", "-s3.port.lance", "0"]  # services at fixed ports, one of which two cannot have
     backend = s3_backend("seaweedfs", f"http://127.0.0.1:{ports['s3']}")
     with running(command, directory, lambda: answers(ports["s3"]) and make_bucket(backend)):
         yield backend

@@ -80,7 +80,7 @@ def test_an_update_whose_answer_is_lost_has_succeeded(server: FakeS3) -> None:
 @pytest.mark.parametrize("theirs", [b"theirs", b"mine"])
 def test_what_somebody_else_wrote_is_not_ours(server: FakeS3, theirs: bytes) -> None:
     storage = open_s3(server)
-    server.objects["root/ref"] = Stored(theirs, {"x-amz-meta-icechunk_write_id": "of somebody else"})
+    server.objects["root/ref"] = Stored(theirs, {"x-amz-meta-icechunkwriteid": "of somebody else"})
     server.faults = [("PUT", DROPPED)]
     with pytest.raises(PreconditionFailedError):
         run(storage.put("ref", b"mine", only_if=ABSENT))
@@ -92,7 +92,7 @@ def test_every_conditional_write_has_an_id_of_its_own(server: FakeS3) -> None:
     version = run(storage.put("ref", b"1", only_if=ABSENT))
     run(storage.put("ref", b"2", only_if=Unchanged(version)))
     run(storage.put("chunks/A", b"3"))
-    ids = [asked.headers.get("x-amz-meta-icechunk_write_id") for asked in server.asked]
+    ids = [asked.headers.get("x-amz-meta-icechunkwriteid") for asked in server.asked]
     assert ids[0] and ids[1] and ids[0] != ids[1]
     assert ids[2] is None
 

@@ -84,7 +84,9 @@ class Side:
     def update(self, path: str, attributes: int = 1, chunk: int = 1) -> None:
         node = self.existing(path)
         new = make(path, is_array=node.is_array, chunk=chunk, attributes=attributes)
-        self.changes.update_node(Node(node.id, path, node.is_array, new.metadata, new.shape, None, node.manifests), node)
+        self.changes.update_node(
+            Node(node.id, path, node.is_array, new.metadata, new.shape, None, node.manifests), node
+        )
 
     def write(self, path: str, *coords: int, value: bytes = b"x") -> None:
         edits = self.changes.edits(self.existing(path))

@@ -1014,3 +1014,22 @@ async def test_settings_may_be_known_later_only(kit: Kit) -> None:
     kit.refs.rebind(Context(counting, kit.assets, kit.clock, kit.new_id))
     assert await kit.refs.branch_tip("main") == ROOT
     assert counting.requests
+
+
+async def test_files_say_what_they_are_beside_their_bytes(kit: Kit) -> None:
+    """As the Rust implementation has it: each version of it gives these facts names of its own."""
+    await kit.commit("main", "first")
+    await kit.refs.save_config(RepositoryConfig(inline_chunk_threshold_bytes=1))
+    await kit.refs.save_config(RepositoryConfig(inline_chunk_threshold_bytes=2))
+    name = "ic_file_type" if kit.spec == 1 else "icfiletype"
+    first = f"snapshots/{format_id(ROOT)}"
+    assert (kit.memory.attributes(first)[1] or {})[name] == "snapshot"
+    backups = [path for path in kit.memory._objects if path.startswith("overwritten/")]
+    assert backups
+    if kit.spec == 2:
+        for path in ("repo", *backups):
+            assert (kit.memory.attributes(path)[1] or {})[name] == "repo-info"
+    else:
+        assert kit.memory.attributes("refs/branch.main/ref.json") == ("application/json", {})
+        for path in ("config.yaml", *backups):
+            assert kit.memory.attributes(path) == ("application/yaml", {})

@@ -40,6 +40,7 @@ from icechunk.refs.ref_files import (
     put_surely,
     require_writable_storage,
 )
+from icechunk.refs.repo_file import REPO_FACTS
 from icechunk.storage.base import ABSENT, Storage, Unchanged
 
 _SHORTLY = 1000
@@ -153,7 +154,7 @@ async def upgrade(
     require_writable_storage(storage)
     plan = await plan_upgrade(files)
     try:
-        version = await put_surely(storage, REPO_OBJECT, _encoded(plan), ABSENT)
+        version = await put_surely(storage, REPO_OBJECT, _encoded(plan), ABSENT, metadata=REPO_FACTS)
     except PreconditionFailedError as error:
         raise _already_upgraded() from error
     # a client of the old format that had looked for the repo object just before may still have committed
@@ -161,7 +162,7 @@ async def upgrade(
     if (tips, await files.tags()) != (plan.history.branches, plan.history.tags):
         plan = await _plan(files, tips)
         try:
-            await put_surely(storage, REPO_OBJECT, _encoded(plan), Unchanged(version))
+            await put_surely(storage, REPO_OBJECT, _encoded(plan), Unchanged(version), metadata=REPO_FACTS)
         except PreconditionFailedError as error:
             raise SessionStateError(
                 "the repository was upgraded, but somebody still committed by the old format while others were using "

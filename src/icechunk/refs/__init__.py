@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from icechunk._driver import gather
+from icechunk.assets import object_metadata
 from icechunk.config import to_stored
 from icechunk.errors import PreconditionFailedError
 from icechunk.format.ids import INITIAL_SNAPSHOT_ID, format_id
@@ -35,7 +36,7 @@ from icechunk.refs.ref_files import (
     read_or_none,
     require_writable_storage,
 )
-from icechunk.refs.repo_file import RepoFile
+from icechunk.refs.repo_file import REPO_FACTS, RepoFile
 from icechunk.storage.base import ABSENT, Storage
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ async def _claim(context: Context, spec: int, *, replace: bool) -> Snapshot:
     """
     data = encode_initial_snapshot(spec, context.now())
     try:
-        await put_surely(context.storage, _FIRST_SNAPSHOT, data, ABSENT)
+        await put_surely(context.storage, _FIRST_SNAPSHOT, data, ABSENT, metadata=object_metadata(spec, "snapshot"))
     except PreconditionFailedError:
         standing, _ = await context.storage.get(_FIRST_SNAPSHOT)
         snapshot = Snapshot.decode(standing, _FIRST_SNAPSHOT)
@@ -163,7 +164,7 @@ async def _create_repo_file(context: Context, snapshot: Snapshot, config: Reposi
     if config is not None:
         info = info.with_config(to_stored(config))
     encoded = info.encode(context.level)
-    version = await put_surely(context.storage, REPO_OBJECT, encoded, ABSENT)
+    version = await put_surely(context.storage, REPO_OBJECT, encoded, ABSENT, metadata=REPO_FACTS)
     refs = RepoFile(context)
     refs.stand_was(encoded, version)
     return refs

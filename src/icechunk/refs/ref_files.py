@@ -207,7 +207,7 @@ class RefFiles(RefStore):
     async def delete_tag(self, name: str) -> None:
         await self.tag_target(name)
         try:
-            await self._put(tombstone_path(name), b"", ABSENT)
+            await put_surely(self.storage, tombstone_path(name), b"", ABSENT)
         except PreconditionFailedError as error:
             raise ref_not_found(name) from error
 
@@ -471,7 +471,8 @@ class RefFiles(RefStore):
         condition: Condition = ABSENT
         if self._config is not None:
             condition = Unchanged(self._config[1])
-            await self.storage.put(f"overwritten/{self.context.backup_name(CONFIG)}", self._config[0])
+            backup = f"overwritten/{self.context.backup_name(CONFIG)}"
+            await self.storage.put(backup, self._config[0], content_type="application/yaml")
         data = format_yaml(config).encode()
         try:
             version = await self._put(CONFIG, data, condition, content_type="application/yaml")
@@ -504,11 +505,16 @@ async def read_or_none(storage: Storage, path: str) -> tuple[Buffer, Version] | 
 
 
 async def put_surely(
-    storage: Storage, path: str, data: bytes, only_if: Condition, content_type: str | None = None
+    storage: Storage,
+    path: str,
+    data: bytes,
+    only_if: Condition,
+    content_type: str | None = None,
+    metadata: dict[str, str] | None = None,
 ) -> Version:
     """A conditional write whose reply may get lost: then what stands there is read back, and if it is ours it succeeded."""
     try:
-        return await storage.put(path, data, only_if=only_if, content_type=content_type)
+        return await storage.put(path, data, only_if=only_if, content_type=content_type, metadata=metadata)
     except (PreconditionFailedError, ReadOnlyError):
         raise
     except StorageError:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from icechunk._dataclass import dataclass
 from icechunk._driver import gather
+from icechunk.assets import object_metadata
 from icechunk.config import from_stored, to_stored
 from icechunk.errors import (
     AlreadyExistsError,
@@ -86,6 +87,8 @@ from icechunk.storage.base import Buffer, ObjectInfo, Unchanged, Version
 if TYPE_CHECKING:
     from icechunk.config import RepositoryConfig
 
+REPO_FACTS = object_metadata(2, "repo-info")
+"""What is said of the repo object beside its bytes."""
 OVERWRITTEN = "overwritten/"
 _LARGEST_BATCH = 256
 """Records that an ancestry hands over at once."""
@@ -196,7 +199,9 @@ class RepoFile(RefStore):
             info = info.with_update(kind, at, backup, self.context.updates_per_file)
             data = info.encode(self.context.level)
             try:
-                version = await self.storage.put(REPO_OBJECT, data, only_if=Unchanged(stand.version))
+                version = await self.storage.put(
+                    REPO_OBJECT, data, only_if=Unchanged(stand.version), metadata=REPO_FACTS
+                )
             except StorageError as error:
                 overtaken = isinstance(error, PreconditionFailedError)
                 if overtaken:
@@ -223,7 +228,7 @@ class RepoFile(RefStore):
         if done is not None and done[0] == stand.version:
             return done[1]
         name = self.context.backup_name(REPO_OBJECT)
-        await self.storage.put(OVERWRITTEN + name, stand.data)
+        await self.storage.put(OVERWRITTEN + name, stand.data, metadata=REPO_FACTS)
         self._backup = stand.version, name
         return name
 

@@ -61,7 +61,7 @@ from icechunk.storage.wrappers import read_only_failure
 
 __all__ = ["ObjectStorage", "azure", "from_obstore", "gcs", "http", "s3"]
 
-WRITE_ID = "icechunk_write_id"
+WRITE_ID = "icechunkwriteid"
 """The metadata entry that says which write an object comes from; the Rust implementation knows it too."""
 
 _CONCURRENCY = 64
@@ -473,8 +473,8 @@ def _rebuild(place: Place, settings: StorageSettings | None, read_only: bool) ->
 
 
 def _write_ids(attributes: Mapping[str, str]) -> list[str]:
-    """Which write an object comes from; Ceph gives names back with other dashes."""
-    return [value for name, value in attributes.items() if name.lower().replace("-", "_") == WRITE_ID]
+    """Which write an object comes from."""
+    return [value for name, value in attributes.items() if name.lower() == WRITE_ID]
 
 
 def _contiguous(data: Buffer | Sequence[Buffer]) -> Buffer:
