@@ -143,17 +143,26 @@ class SnapshotChain:
         """A snapshot and its parents, newest first.
 
         A parent that is gone may only mean that its child was given another one since it was read; then the child is
-        read again.
+        read again. Where the walk comes to what was kept from earlier, one look tells whether a part of that was
+        collected; until then, snapshots that others have expired may still be walked through, and can still be read.
         """
         ahead = _LookAhead(self._context, self, listed=self._newest_first)
         seen: set[bytes] = set()
         child: SnapshotRecord | None = None
         at: bytes | None = snapshot_id
+        kept, met = frozenset(self._records), 0
         while at is not None:
             if at in seen:
                 raise circular(at)
-            seen.add(at)
             record = self._records.get(at)
+            met += at in kept
+            if met == 2 and child is not None:  # a single one, where most walks end, needs no look
+                met += 1
+                if await self._was_collected(at):
+                    await self._read_again(child.id)
+                    at = self._records[child.id].parent_id if child.id in self._records else at
+                    continue
+            seen.add(at)
             try:
                 if record is None:
                     await ahead.fetch([at])
@@ -168,6 +177,34 @@ class SnapshotChain:
                 continue
             yield record
             child, at = record, record.parent_id
+
+    def _kept_from(self, snapshot_id: bytes) -> list[bytes]:
+        """A snapshot and its parents, as far as they are kept; without the first of all, which is never collected."""
+        kept: dict[bytes, None] = {}
+        at: bytes | None = snapshot_id
+        while at is not None and at not in kept:
+            record = self._records.get(at)
+            if record is None or record.parent_id is None:
+                break
+            kept[at] = None
+            at = record.parent_id
+        return list(kept)
+
+    async def _was_collected(self, snapshot_id: bytes) -> bool:
+        """Whether the oldest snapshot that is kept of a history is gone: what expires, expires from that end."""
+        kept = self._kept_from(snapshot_id)
+        return bool(kept) and not await self._context.storage.exists(SNAPSHOTS + format_id(kept[-1]))
+
+    async def _read_again(self, snapshot_id: bytes) -> None:
+        """Read anew what is kept of a history, and forget what is gone."""
+
+        async def again(one: bytes) -> None:
+            try:
+                await self.reread(one)
+            except MissingSnapshotError:
+                self.forget(one)
+
+        await concurrent_map(again, self._kept_from(snapshot_id), self._context.width)
 
     async def reach(
         self, tips: Iterable[bytes], visit: Visit | None = None, done: Collection[bytes] = ()
