@@ -30,7 +30,7 @@ _LONGEST = 2 << 20
 """Bytes of a run at most: what comes in the time that a distant store takes to answer at all."""
 _GAP = 16 << 10
 """So many bytes that nobody wants cost less than another request."""
-_TURNS = 2
+_TURNS = 3
 """Turns of the event loop that a range waits: who is woken by the same event comes within them."""
 
 Answer: TypeAlias = "tuple[Buffer, str | None, float | None]"
