@@ -6,6 +6,7 @@ Fixtures live here only when tests of several directories use them.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -28,3 +29,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if slow:
         config.hook.pytest_deselected(items=slow)
         items[:] = [item for item in items if not item.get_closest_marker("slow")]
+
+
+@pytest.fixture
+def xarray_engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """xarray knows the engine `icechunk`, as it does where the package is installed."""
+    plugins = pytest.importorskip("xarray.backends.plugins")
+    from icechunk.xarray_backend import IcechunkBackendEntrypoint
+
+    plugins.list_engines.cache_clear()
+    engines = {**plugins.list_engines(), "icechunk": IcechunkBackendEntrypoint()}
+    arguments = plugins.detect_parameters(IcechunkBackendEntrypoint.open_dataset)
+    monkeypatch.setattr(IcechunkBackendEntrypoint, "open_dataset_parameters", arguments)
+    monkeypatch.setattr(plugins, "list_engines", lambda: dict(sorted(engines.items())))
+    yield
+    monkeypatch.undo()
+    plugins.list_engines.cache_clear()

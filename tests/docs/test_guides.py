@@ -61,6 +61,7 @@ def run_block(block: Block, document: Path, names: dict[str, Any]) -> None:
         assert repr(value) == shown["value"], f"{document}:{statement.lineno}"
 
 
+@pytest.mark.usefixtures("xarray_engine")
 @pytest.mark.parametrize("document", PROGRAMS, ids=lambda path: path.stem)
 def test_guide(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -9,7 +9,6 @@ import pickle
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +28,7 @@ ROOT = Path(__file__).parent.parent.parent
 BACKEND = IcechunkBackendEntrypoint()
 
 
-@pytest.fixture(autouse=True)
-def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The engine is known to xarray, as it is where the package is installed."""
-    plugins.list_engines.cache_clear()
-    known = {**plugins.list_engines(), "icechunk": BACKEND}
-    IcechunkBackendEntrypoint.open_dataset_parameters = plugins.detect_parameters(BACKEND.open_dataset)
-    monkeypatch.setattr(plugins, "list_engines", lambda: dict(sorted(known.items())))
-    yield
-    monkeypatch.undo()
-    plugins.list_engines.cache_clear()
+pytestmark = pytest.mark.usefixtures("xarray_engine")
 
 
 @pytest.fixture
