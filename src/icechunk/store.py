@@ -130,6 +130,16 @@ class IcechunkStore(Store):
         return False
 
     @property
+    def _supports_sync_io(self) -> bool:
+        """Whether reading here does not wait, so that zarr may do it on the few threads that it has, and not in its event loop.
+
+        Where it does, 10 requests at a time are better than one per core, and ranges that are wanted at the same time are
+        asked for together.
+        """
+        workspace = self._workspace
+        return workspace.assets.storage.concurrency <= 1 and not workspace.virtual.is_remote
+
+    @property
     def supports_consolidated_metadata(self) -> bool:
         """Never: the snapshot holds all metadata already."""
         return False

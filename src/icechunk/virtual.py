@@ -192,6 +192,11 @@ class VirtualChunks:
         """The containers that may not be read: neither authorized nor covered by the policy."""
         return [item for item in self.containers.values() if _with_slash(item.url_prefix) not in self._allowed]
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether virtual chunks that may be read lie anywhere but in local files."""
+        return any(urlsplit(prefix).scheme.lower() != "file" for prefix in self._allowed)
+
     def strays(self) -> list[str]:
         """The prefixes that were authorized and that no container has."""
         known = {_with_slash(item.url_prefix) for item in self.containers.values()}
