@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import functools
 import hashlib
 import inspect
 import json
@@ -293,8 +294,7 @@ def storage_at(path: str) -> Any:
     """The storage in a directory, or the one that JSON of the form `{"s3_storage": {arguments}}` describes."""
     if not path.startswith("{"):
         return icechunk.local_filesystem_storage(path)
-    ((factory, arguments),) = json.loads(path).items()
-    return getattr(icechunk, factory)(**arguments)
+    return call(json.loads(path))
 
 
 def open_repository(path: str, config: JSON, authorize: JSON) -> Any:
@@ -306,7 +306,18 @@ def open_repository(path: str, config: JSON, authorize: JSON) -> Any:
 
 
 def build_authorization(prefixes: JSON) -> Any:
-    return icechunk.containers_credentials(dict.fromkeys(prefixes)) if prefixes else None
+    """Prefixes that need no credentials, or by prefix the credentials as `{"s3_credentials": {arguments}}`."""
+    if not prefixes:
+        return None
+    who = prefixes if isinstance(prefixes, dict) else dict.fromkeys(prefixes)
+    return icechunk.containers_credentials({prefix: one and call(one) for prefix, one in who.items()})
+
+
+def call(spec: JSON) -> Any:
+    """What a function of icechunk, or a variant of a class, makes of `{"its.name": {arguments}}` or `{...: [arguments]}`."""
+    ((name, arguments),) = spec.items()
+    function = functools.reduce(getattr, name.split("."), icechunk)
+    return function(**arguments) if isinstance(arguments, dict) else function(*arguments)
 
 
 def build_dtype(dtype: JSON) -> Any:
@@ -348,8 +359,10 @@ def build_config(spec: JSON) -> Any:
             preload=build_preload(spec["preload"]) if "preload" in spec else None,
             splitting=build_splitting(spec["splitting"]) if "splitting" in spec else None,
         )
-    for prefix in spec.get("containers", ()):
-        store = icechunk.local_filesystem_store(prefix.removeprefix("file://"))
+    containers = spec.get("containers", ())
+    for prefix in containers:
+        where = containers[prefix] if isinstance(containers, dict) else None
+        store = call(where) if where else icechunk.local_filesystem_store(prefix.removeprefix("file://"))
         config.set_virtual_chunk_container(icechunk.VirtualChunkContainer(prefix, store))
     return config
 
