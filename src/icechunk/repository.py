@@ -559,7 +559,7 @@ def _check_storage(storage: Storage) -> None:
     if not isinstance(storage, Storage):
         raise TypeError(
             f"storage is an icechunk Storage, got {type(storage).__name__}; make one with for example "
-            "icechunk.local_filesystem_storage(path) or icechunk.s3_storage(...)"
+            "icechunk.local_filesystem_storage(path) or icechunk.s3_storage(...); icechunk.open_repository takes URLs and paths"
         )
 
 
