@@ -223,12 +223,13 @@ class ParallelWrite:
             How often a part that raised is started anew, with a fresh fork. The failure after the last one is raised,
             with the part named in a note; the parts that succeeded stay collected, so `map` can be called again.
         """
-        todo = list(self.missing if parts is None else parts)
+        todo = list(dict.fromkeys(self.missing if parts is None else parts))
         running = {part: self._start(function, part, executor) for part in todo}
         for part in todo:
             for tries_left in range(retries, -1, -1):
                 try:
-                    self.collect(part, running[part].result())
+                    # a cluster keeps what is still asked for, and makes it again when it is lost with a worker: let go of it
+                    self.collect(part, running.pop(part).result())
                     break
                 except Exception as error:
                     if not tries_left:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import pickle
 import warnings
+import weakref
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,6 +119,31 @@ def test_map_retries(repo: icechunk.Repository, session: icechunk.Session) -> No
         gc.collect()
     np.testing.assert_array_equal(committed(repo)[:3], values()[:3])
     assert not [str(warning) for warning in seen if "dropped" in str(warning.message)], "failed attempts are no loss"
+
+
+def test_map_lets_go_of_what_it_has(repo: icechunk.Repository, session: icechunk.Session) -> None:
+    alive: weakref.WeakSet[Kept] = weakref.WeakSet()
+    seen: list[int] = []
+
+    class Kept:
+        """What a cluster has of a part, for as long as somebody may ask for it."""
+
+        def __init__(self, call: Any) -> None:
+            self.call = call
+            alive.add(self)
+
+        def result(self) -> Any:
+            seen.append(len(alive))
+            return self.call()
+
+    class Cluster:
+        def submit(self, fn: Any, /, *args: Any) -> Kept:
+            return Kept(functools.partial(fn, *args))
+
+    with ParallelWrite(session, message="rows") as write:
+        write.map(write_row, [0, 1, 1, 2, 3], executor=Cluster())
+    assert seen == [4, 3, 2, 1]
+    np.testing.assert_array_equal(committed(repo), values())
 
 
 def test_map_gives_up_and_can_be_called_again(repo: icechunk.Repository, session: icechunk.Session) -> None:
