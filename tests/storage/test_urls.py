@@ -202,6 +202,18 @@ def test_options_that_do_not_fit(url: str, options: dict[str, Any]) -> None:
         icechunk.storage_from_url(url, **options)
 
 
+def test_options_of_the_client() -> None:
+    """Their name is not that of a repository's configuration, which is beside them in `icechunk.open`."""
+    for url, more in (("gs://b/p", {"anonymous": True}), ("az://c/p", {"account": "a"}), ("https://host/p", {})):
+        storage = icechunk.storage_from_url(url, client_options={"timeout": "9s"}, **more)
+        assert storage._place.config == {"timeout": "9s"}  # type: ignore[attr-defined]
+        for name in ("config", "opts"):
+            with pytest.raises(TypeError, match=r"it takes .*client_options"):
+                icechunk.storage_from_url(url, **{name: {}}, **more)
+    with pytest.raises(TypeError):
+        icechunk.storage_from_url("s3://b/p", client_options={})
+
+
 def test_flags_are_true_or_false() -> None:
     with pytest.raises(InvalidInputError, match="`anonymous` is true or false"):
         icechunk.storage_from_url("s3://b/p?anonymous=perhaps")

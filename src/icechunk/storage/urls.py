@@ -215,8 +215,9 @@ def storage_from_url(url: str | os.PathLike[str], *, credentials: Any = None, **
     credentials
         What `s3_credentials`, `gcs_credentials` or `azure_credentials` returns; the environment is asked otherwise.
     **options
-        Those of `s3_storage`, `gcs_storage`, `azure_storage`, ... but for the place. What is no secret may stand in the
-        URL too: `s3://bucket/prefix?region=eu-west-1&anonymous=true`.
+        Those of `s3_storage`, `gcs_storage`, `azure_storage`, ... but for the place; their `config` and `opts` are called
+        `client_options` here. What is no secret may stand in the URL too:
+        `s3://bucket/prefix?region=eu-west-1&anonymous=true`.
 
     Raises
     ------
@@ -277,6 +278,9 @@ def storage_at(address: Address, credentials: Any = None, options: Mapping[str, 
     return _made(factory, place, given, credentials, _on_s3(builder))
 
 
+_CLIENT_OPTIONS = {"config": "client_options", "opts": "client_options"}
+"""How the functions call options of the client, and what they are called here, where `config` is that of a repository."""
+
 _S3_KIN: dict[str, tuple[Callable[..., Storage], Callable[..., Storage]]] = {
     "s3": (factories.s3_storage, builders.new_s3),
     "r2": (factories.r2_storage, builders.new_r2),
@@ -292,12 +296,15 @@ def _made(
     builder: Callable[..., Storage] | None = None,
 ) -> Storage:
     """What `factory` makes; with credentials as an object, what `builder` makes, which takes them as one."""
-    known = [name for name in _parameters(factory) if name not in place]
+    known = [_CLIENT_OPTIONS.get(name, name) for name in _parameters(factory) if name not in place]
     for name in options:
         if name not in known:
             raise TypeError(
                 f"{factory.__name__.strip('_')} takes no option {name!r}; it takes {', '.join(known) or 'none'}"
             )
+    for theirs, ours in _CLIENT_OPTIONS.items():
+        if ours in options and theirs in _parameters(factory):
+            options[theirs] = options.pop(ours)
     if credentials is None:
         return factory(**place, **options)
     if builder is None:
