@@ -154,6 +154,7 @@ class Watched:
         self._doomed = next(iter(client.run(os.getpid).values())) if kill else None
         self._done: set[str] = set()
         self._began = time.monotonic()
+        self._live = sys.stderr.isatty()  # one line that changes, or a few lines
         self.killed_at: int | None = None
         self._lock = threading.Lock()
 
@@ -170,20 +171,20 @@ class Watched:
             if self._doomed is not None and self.killed_at is None and len(self._done) * 2 >= self._plan.parts:
                 self.killed_at = len(self._done)
                 os.kill(self._doomed, signal.SIGKILL)
-                self._say(f"\nworker {self._doomed} killed after {self.killed_at} parts\n")
+                self._say("\n" * self._live + f"worker {self._doomed} killed after {self.killed_at} parts\n")
             self._show()
 
     def _show(self) -> None:
         done, parts = len(self._done), self._plan.parts
+        if not self._live and done % max(1, parts // 8) and done != parts:
+            return
         share = done / parts
         bar = "#" * round(30 * share)
-        seconds = time.monotonic() - self._began
-        self._say(
-            f"\r[{bar:<30}] {done}/{parts} parts, {self._plan.references * share:,.0f} references, "
-            f"{self._plan.chunks * share / 128:.2f} GiB of chunks, {seconds:.0f} s "
+        text = (
+            f"[{bar:<30}] {done}/{parts} parts, {self._plan.references * share:,.0f} references, "
+            f"{self._plan.chunks * share / 128:.2f} GiB of chunks, {time.monotonic() - self._began:.0f} s"
         )
-        if done == parts:
-            self._say("\n")
+        self._say(f"\r{text} " + "\n" * (done == parts) if self._live else f"{text}\n")
 
     def _say(self, text: str) -> None:
         print(text, end="", file=sys.stderr, flush=True)
