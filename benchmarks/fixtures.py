@@ -49,19 +49,33 @@ def create(path: Path | None, spec: int = 1, **settings: Any) -> Any:
     import icechunk
 
     storage = icechunk.local_filesystem_storage(str(path)) if path else icechunk.in_memory_storage()
-    config = icechunk.RepositoryConfig.default()
-    for name, value in settings.items():
-        setattr(config, name, value)
+    config = configuration(**settings)
     extra: dict[str, Any] = {}
     if "spec_version" in inspect.signature(icechunk.Repository.create).parameters:
         extra["spec_version"] = spec
     return icechunk.Repository.create(storage, config, **extra)
 
 
-def open_at(path: Path) -> Any:
+def configuration(segmented: bool = False, **settings: Any) -> Any:
+    """A configuration; `segmented` asks for metadata in segments where the engine has that."""
     import icechunk
 
-    return icechunk.Repository.open(icechunk.local_filesystem_storage(str(path)))
+    config = icechunk.RepositoryConfig.default()
+    if segmented and hasattr(config, "segmented_metadata"):
+        config.segmented_metadata = True
+    for name, value in settings.items():
+        setattr(config, name, value)
+    return config
+
+
+def open_at(path: Path, **settings: Any) -> Any:
+    """The repository at a path; settings as for `configuration`."""
+    import icechunk
+
+    storage = icechunk.local_filesystem_storage(str(path))
+    return (
+        icechunk.Repository.open(storage, configuration(**settings)) if settings else icechunk.Repository.open(storage)
+    )
 
 
 def small(path: Path | None, spec: int = 1, commits: int = 20) -> Any:
@@ -79,9 +93,9 @@ def small(path: Path | None, spec: int = 1, commits: int = 20) -> Any:
     return repo
 
 
-def nodes(path: Path, count: int, spec: int = 1) -> None:
+def nodes(path: Path, count: int, spec: int = 1, segmented: bool = False) -> None:
     """`count` arrays in groups of a hundred, each with a zarr.json of some 700 bytes."""
-    session = create(path, spec).writable_session("main")
+    session = create(path, spec, segmented=segmented).writable_session("main")
     documents = {"zarr.json": GROUP}
     for number in range(count // 100):
         documents[f"g{number:04}/zarr.json"] = GROUP
@@ -95,9 +109,9 @@ def locations() -> list[str]:
     return [f"s3://some-bucket/a/prefix/of/usual/length/file_{number // 50:06}.nc" for number in range(SIDE**3)]
 
 
-def million_virtual(path: Path, spec: int = 1) -> None:
+def million_virtual(path: Path, spec: int = 1, segmented: bool = False) -> None:
     """One array of 1,000,000 virtual chunks in 20,000 files, in one manifest."""
-    session = create(path, spec).writable_session("main")
+    session = create(path, spec, segmented=segmented).writable_session("main")
     set_keys(session.store, {"zarr.json": GROUP, "a/zarr.json": array_document((SIDE,) * 3, (1,) * 3)})
     set_million(session.store)
     session.commit("a million")
@@ -126,13 +140,13 @@ def specs() -> list[Any]:
     ]
 
 
-def million_native(path: Path, spec: int = 1) -> None:
+def million_native(path: Path, spec: int = 1, segmented: bool = False) -> None:
     """One array of about 1,000,000 chunks of our own in one manifest, which share 1,000 objects.
 
     A thousand chunks are written, and their references doubled by reindexing until there are enough: a million objects
     would take longer to write than everything else here.
     """
-    session = create(path, spec, inline_chunk_threshold_bytes=0).writable_session("main")
+    session = create(path, spec, segmented=segmented, inline_chunk_threshold_bytes=0).writable_session("main")
     count = 1000 * 2**10
     set_keys(session.store, {"zarr.json": GROUP, "a/zarr.json": array_document((count,), (1,))})
     set_keys(session.store, {f"a/c/{number}": b"%d" % number for number in range(1000)})

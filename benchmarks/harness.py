@@ -27,13 +27,15 @@ from typing import Any, ClassVar
 class Fixture:
     """A repository that rows start from: made once by `make(path, **arguments)`, then copied.
 
-    `writer` is the engine that makes it: "same" is the one that is measured, "reference" the 2.3.0 package.
+    `writer` is the engine that makes it: "same" is the one that is measured, "reference" the 2.3.0 package. `ours` are more
+    arguments, for this package only.
     """
 
     name: str
     make: Callable[..., None]
     arguments: dict[str, Any] = field(default_factory=dict)
     writer: str = "same"
+    ours: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,13 @@ class Row:
 
     Attributes
     ----------
-    name, title : str
-        How it is called on the command line, and in the table.
+    name : str
+        How it is called on the command line.
+    title : str or tuple of str
+        How it is called in the table; several for what is measured in several laps, each of which has a line.
     measure : callable
-        `measure(place, **arguments)` returns the seconds that count; `place` is a copy of the fixture or an empty directory.
+        `measure(place, **arguments)` returns the seconds that count, of each lap if there are several; `place` is a copy of
+        the fixture or an empty directory.
     fixture : Fixture, optional
         What is in `place`.
     fresh : bool
@@ -55,18 +60,27 @@ class Row:
     needs : str
         The oldest reference that can do it: "1.1.21" or "2.3.0".
     memory : bool
-        Whether the table shows the peak memory of the process instead of the time.
+        Whether the table has a line for the peak memory of the process too: of all of it, so rounds should be `fresh`.
+    consumes : bool
+        Whether a round needs the fixture as it was, since it deletes or converts what is there.
     """
 
     name: str
-    title: str
-    measure: Callable[..., float]
+    title: str | tuple[str, ...]
+    measure: Callable[..., float | tuple[float, ...]]
     arguments: dict[str, Any] = field(default_factory=dict)
     fixture: Fixture | None = None
     fresh: bool = False
     rounds: int = 5
     needs: str = "1.1.21"
     memory: bool = False
+    consumes: bool = False
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The titles of its lines."""
+        times = (self.title,) if isinstance(self.title, str) else self.title
+        return (*times, f"peak memory of {'that' if len(times) == 1 else 'these'}") if self.memory else times
 
 
 class Stopwatch:
@@ -74,10 +88,12 @@ class Stopwatch:
 
     seconds = 0.0
     cpu = 0.0
-    last: ClassVar[Stopwatch]
+    laps: ClassVar[list[Stopwatch]] = []
+    """Those of a round, in the order in which they were started first."""
 
     def __enter__(self) -> Stopwatch:
-        Stopwatch.last = self
+        if self not in Stopwatch.laps:
+            Stopwatch.laps.append(self)
         gc.collect()
         gc.disable()
         self._start, self._start_cpu = time.perf_counter(), time.process_time()
@@ -106,12 +122,15 @@ def obey(order: dict[str, Any]) -> dict[str, Any]:
     row = all_rows()[order["row"]]
     if order["do"] == "make":
         assert row.fixture is not None
-        row.fixture.make(Path(order["path"]), **row.fixture.arguments)
+        row.fixture.make(Path(order["path"]), **order["arguments"])
         return {}
-    seconds = row.measure(Path(order["path"]), **row.arguments)
-    watch = Stopwatch.last
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"seconds": seconds, "cpu": seconds * watch.cpu / watch.seconds, "memory": peak}
+    Stopwatch.laps.clear()
+    taken = row.measure(Path(order["path"]), **row.arguments)
+    seconds = taken if isinstance(taken, tuple) else (taken,)
+    watches = Stopwatch.laps[-len(seconds) :]
+    cpu = [value * watch.cpu / watch.seconds for value, watch in zip(seconds, watches, strict=True)]
+    peak = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024] if row.memory else []
+    return {"seconds": [*seconds, *peak], "cpu": [*cpu, *peak]}
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Measure this package and the Rust one alternately, print the table, and keep it in docs/performance.md.
 
-    python benchmarks/run.py                     # every row; about half an hour
+    python benchmarks/run.py                     # every row; a quarter of an hour
     python benchmarks/run.py import tiny-commit  # rows whose names begin so
     python benchmarks/run.py --list              # the names
     python benchmarks/run.py --write             # also write docs/performance.md
@@ -23,6 +23,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,7 +44,7 @@ class Engine:
         self.name, self.python = name, python
         self._process: subprocess.Popen[str] | None = None
 
-    def obey(self, **order: object) -> dict[str, float]:
+    def obey(self, **order: object) -> dict[str, list[float]]:
         if self._process is None:
             # without a cache of bytecode every import would compile: that is not the question
             unwanted = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
@@ -76,36 +77,39 @@ class Engine:
 
 @dataclass
 class Result:
-    """What was measured for one row: by engine the rounds, in seconds or bytes."""
+    """What was measured for one row: by engine the rounds, each with a value per line, in seconds or bytes."""
 
     row: Row
-    rounds: dict[str, list[float]] = field(default_factory=dict)
+    rounds: dict[str, list[list[float]]] = field(default_factory=dict)
 
-    def median(self, engine: str) -> float | None:
-        values = self.rounds.get(engine)
+    def median(self, engine: str, line: int) -> float | None:
+        values = [values[line] for values in self.rounds.get(engine, ())]
         return statistics.median(values) if values else None
 
 
 def place_for(row: Row, engine: Engine, engines: dict[str, Engine], scratch: Path) -> Path:
     """A directory for the row: a copy of its fixture, or empty."""
     place = scratch / f"{row.name}-{engine.name}"
+    shutil.rmtree(place, ignore_errors=True)
     if row.fixture is None:
         place.mkdir()
-    else:
-        shutil.copytree(made(row, row.fixture, engine, engines), place)
+    else:  # files are replaced or removed, never changed; a hundred thousand are linked sooner than copied
+        copy = os.link if row.consumes else shutil.copy2
+        shutil.copytree(made(row, row.fixture, engine, engines), place, copy_function=copy)
     return place
 
 
 def made(row: Row, fixture: Fixture, engine: Engine, engines: dict[str, Engine]) -> Path:
     """The fixture in the cache, made now if it is not there."""
     writer = engines["2.3.0"] if fixture.writer == "reference" else engine
-    details = "".join(f"-{key}{value}" for key, value in sorted(fixture.arguments.items()))
+    arguments = fixture.arguments | (fixture.ours if writer.name.startswith("ours") else {})
+    details = "".join(f"-{key}{value}" for key, value in sorted(arguments.items()))
     path = CACHE / f"{fixture.name}{details}-by-{writer.name}"
     if not path.exists():
         unfinished = path.with_suffix(".unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.parent.mkdir(parents=True, exist_ok=True)
-        writer.obey(do="make", row=row.name, path=str(unfinished))
+        writer.obey(do="make", row=row.name, path=str(unfinished), arguments=arguments)
         unfinished.rename(path)
     return path
 
@@ -121,12 +125,11 @@ def measure(row: Row, engines: dict[str, Engine], scratch: Path, unit: str) -> R
         for engine in taking_part:
             if row.fresh:
                 engine.stop()
-                if row.fixture is None:
-                    shutil.rmtree(places[engine.name])
-                    places[engine.name].mkdir()
+            if number and (row.consumes or (row.fresh and row.fixture is None)):
+                place_for(row, engine, engines, scratch)
             answer = engine.obey(do="measure", row=row.name, path=str(places[engine.name]))
             if number >= warm_up:
-                result.rounds.setdefault(engine.name, []).append(answer["memory" if row.memory else unit])
+                result.rounds.setdefault(engine.name, []).append(answer[unit])
     for place in places.values():
         shutil.rmtree(place)
     return result
@@ -142,13 +145,16 @@ def shown(value: float | None, memory: bool) -> str:
     return f"{value * 1e3:.3g} ms" if value < 1 else f"{value:.3g} s"
 
 
-def cells(result: Result) -> list[str]:
-    line = [result.row.title]
-    for ours, theirs in PAIRS:
-        mine, other = result.median(ours), result.median(theirs)
-        ratio = f"**{mine / other:.2f}**" if mine and other else ""
-        line += [shown(mine, result.row.memory), shown(other, result.row.memory), ratio]
-    return line
+def cells(result: Result) -> Iterator[list[str]]:
+    """The lines of a row."""
+    for number, title in enumerate(result.row.lines):
+        line = [title]
+        memory = result.row.memory and number == len(result.row.lines) - 1
+        for ours, theirs in PAIRS:
+            mine, other = result.median(ours, number), result.median(theirs, number)
+            ratio = f"**{mine / other:.2f}**" if mine and other else ""
+            line += [shown(mine, memory), shown(other, memory), ratio]
+        yield line
 
 
 HEADERS = ["", "ours", "1.1.21", "ratio", "ours, newest zarr", "2.3.0", "ratio"]
@@ -182,7 +188,7 @@ def report(results: list[Result], pythons: dict[str, str], cpu: bool) -> str:
         if rest.strip():
             lines += [" ".join(rest.split()), ""]
         lines += ["| " + " | ".join(HEADERS) + " |", "|---" + "|--:" * 6 + "|"]
-        lines += ["| " + " | ".join(cells(by_name[row.name])) + " |" for row in rows]
+        lines += ["| " + " | ".join(line) + " |" for row in rows for line in cells(by_name[row.name])]
     return "\n".join(lines) + "\n"
 
 
@@ -238,11 +244,11 @@ def main() -> None:
     ]
     if arguments.list:
         for row in rows:
-            print(f"{row.name:32} {row.title}")
+            print(f"{row.name:32} {'; '.join(row.lines)}")
         return
     engines = find_engines(arguments)
     results = []
-    print(f"{'':58}" + "".join(f"{header:>10}" for header in ("ours", "1.1.21", "ratio", "ours/new", "2.3.0", "ratio")))
+    print(f"{'':66}" + "".join(f"{header:>10}" for header in ("ours", "1.1.21", "ratio", "ours/new", "2.3.0", "ratio")))
     with tempfile.TemporaryDirectory(prefix="icechunk-bench-") as scratch:
         for row in rows:
             if arguments.rounds:
@@ -250,10 +256,10 @@ def main() -> None:
             try:
                 results.append(measure(row, engines, Path(scratch), "cpu" if arguments.cpu else "seconds"))
             except RuntimeError as error:
-                print(f"{row.title:58} failed: {error}", flush=True)
+                print(f"{row.lines[0]:66} failed: {error}", flush=True)
                 continue
-            first, *others = cells(results[-1])
-            print(f"{first:58}" + "".join(f"{cell.strip('*'):>10}" for cell in others), flush=True)
+            for first, *others in cells(results[-1]):
+                print(f"{first:66}" + "".join(f"{cell.strip('*'):>10}" for cell in others), flush=True)
     if arguments.write:
         measured = report(results, {name: versions(engine) for name, engine in engines.items()}, arguments.cpu)
         REPORT.write_text(measured + written_by_hand(), encoding="utf-8")

@@ -1,7 +1,8 @@
 """How long does it take to find things in a large hierarchy?
 
 10,000 and 100,000 arrays in groups of a hundred, each with about 700 bytes of metadata; the repository is opened anew
-each time. The tree is zarr's `Group.members(max_depth=None)`, most of which is zarr building objects.
+each time. Rows in segments are of a repository of ours with `segmented_metadata`, beside the Rust package without. The tree
+is zarr's `Group.members(max_depth=None)`, most of which is zarr building objects.
 """
 
 from __future__ import annotations
@@ -55,14 +56,14 @@ def tree(place: Path, count: int) -> float:
     return watch.seconds
 
 
-def commit_attribute(place: Path) -> float:
+def commit_attribute(place: Path, segmented: bool = False) -> float:
     """One attribute of one array, in a repository opened for it."""
     from benchmarks.fixtures import array_document, set_keys
 
     commit_attribute.calls += 1  # type: ignore[attr-defined]
     document = array_document((720, 1440), (90, 180), attributes={"n": commit_attribute.calls})  # type: ignore[attr-defined]
     with Stopwatch() as watch:
-        session = open_at(place).writable_session("main")
+        session = open_at(place, **({"segmented": True} if segmented else {})).writable_session("main")
         set_keys(session.store, {"g0007/a33/zarr.json": document})
         session.commit("one attribute")
     return watch.seconds
@@ -93,4 +94,13 @@ def _rows(count: int, spec: int) -> list[Row]:
     return rows
 
 
-ROWS = [row for count, spec in ((10_000, 1), (10_000, 2), (100_000, 1)) for row in _rows(count, spec)]
+ROWS = [row for count, spec in ((10_000, 1), (10_000, 2), (100_000, 1)) for row in _rows(count, spec)] + [
+    Row(
+        f"commit-attribute-{count // 1000}k-segmented",
+        f"open + commit one attribute, {count // 1000}k nodes, in segments",
+        commit_attribute,
+        {"segmented": True},
+        Fixture(f"nodes-{count}", nodes, {"count": count, "spec": 1}, ours={"segmented": True}),
+    )
+    for count in (10_000, 100_000)
+]

@@ -1,7 +1,8 @@
 """How long does a small commit take: in a small repository, and into an array of 1,000,000 references?
 
 The small repository has ten arrays and grows by the commits that are measured (50 in a row, reported as one). The large
-one is opened for each commit, so that its manifest is read and written again.
+one is opened for each commit, so that its manifest is read and written again. Rows in segments are of a repository of
+ours with `segmented_metadata`, beside the Rust package without.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ def _tiny(repo: Any) -> float:
     return watch.seconds / TIMES
 
 
-def one_virtual(place: Path) -> float:
+def one_virtual(place: Path, **settings: Any) -> float:
     with Stopwatch() as watch:
-        session = open_at(place).writable_session("main")
+        session = open_at(place, **settings).writable_session("main")
         session.store.set_virtual_ref(
             f"a/c/{SIDE // 2}/1/1", "s3://some-bucket/changed.nc", offset=1, length=2, validate_container=False
         )
@@ -42,19 +43,15 @@ def one_virtual(place: Path) -> float:
     return watch.seconds
 
 
-def one_native(place: Path) -> float:
-    import icechunk
-
-    config = icechunk.RepositoryConfig.default()
-    config.inline_chunk_threshold_bytes = 0
+def one_native(place: Path, **settings: Any) -> float:
     with Stopwatch() as watch:
-        repo = icechunk.Repository.open(icechunk.local_filesystem_storage(str(place)), config)
-        session = repo.writable_session("main")
+        session = open_at(place, inline_chunk_threshold_bytes=0, **settings).writable_session("main")
         set_keys(session.store, {"a/c/500500": b"changed"})
         session.commit("one chunk")
     return watch.seconds
 
 
+SEGMENTED = {"segmented": True}
 ROWS = [
     Row("tiny-commit-local-1", "tiny commit, disk, format 1", tiny_local, fixture=Fixture("small", small)),
     Row(
@@ -77,6 +74,23 @@ ROWS = [
         "open + commit one of 1M native chunks",
         one_native,
         fixture=Fixture("native", million_native),
+        needs="2.3.0",
+    ),
+    Row(
+        "commit-into-virtual-segmented",
+        "open + commit one of 1M virtual references, in segments",
+        one_virtual,
+        SEGMENTED,
+        Fixture("virtual", million_virtual, ours=SEGMENTED),
+        rounds=3,
+    ),
+    Row(
+        "commit-into-native-segmented",
+        "open + commit one of 1M native chunks, in segments",
+        one_native,
+        SEGMENTED,
+        Fixture("native", million_native, ours=SEGMENTED),
+        rounds=3,
         needs="2.3.0",
     ),
 ]

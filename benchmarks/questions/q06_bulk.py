@@ -43,18 +43,18 @@ def _session(place: Path, spec: int):  # type: ignore[no-untyped-def]
 COLUMNS = "set + commit 1M virtual references by columns"
 SPECS = "set + commit 1M virtual references by specs"
 ROWS = [
-    Row("bulk-columns-1", f"{COLUMNS}, format 1", by_columns, {"spec": 1}, fresh=True, rounds=3, needs="2.3.0"),
-    Row("bulk-columns-2", f"{COLUMNS}, format 2", by_columns, {"spec": 2}, fresh=True, rounds=3, needs="2.3.0"),
-    Row("bulk-specs", f"{SPECS}, format 1", by_specs, {"spec": 1}, fresh=True, rounds=1),
-    Row(
-        "memory-bulk-columns",
-        "peak memory of that by columns",
-        by_columns,
-        {"spec": 1},
-        fresh=True,
-        rounds=2,
-        needs="2.3.0",
-        memory=True,
+    *(
+        Row(
+            f"bulk-columns-{spec}",
+            f"{COLUMNS}, format {spec}",
+            by_columns,
+            {"spec": spec},
+            fresh=True,
+            rounds=3,
+            needs="2.3.0",
+            memory=True,
+        )
+        for spec in (1, 2)
     ),
-    Row("memory-bulk-specs", "peak memory of that by specs", by_specs, {"spec": 1}, fresh=True, rounds=1, memory=True),
+    Row("bulk-specs", f"{SPECS}, format 1", by_specs, {"spec": 1}, fresh=True, rounds=1, memory=True),
 ]

@@ -8,57 +8,45 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 from benchmarks.fixtures import create
 from benchmarks.harness import Row, Stopwatch
 
 
-def write(place: Path, chunks: int, size: int, memory: bool) -> float:
-    return _write(place, chunks, size, memory)[1]
-
-
-def read(place: Path, chunks: int, size: int, memory: bool) -> float:
-    import zarr
-
-    repo = _write(place, chunks, size, memory)[0]
-    with Stopwatch() as watch:
-        values = zarr.open_array(repo.readonly_session("main").store, path="a", mode="r")[:]
-    assert values[-1] == 7
-    return watch.seconds
-
-
-def _write(place: Path, chunks: int, size: int, memory: bool) -> tuple[Any, float]:
+def chunks(place: Path, count: int, size: int, memory: bool) -> tuple[float, float]:
+    """Seconds for writing, and for reading."""
     import numpy as np
     import zarr
 
     target = place / "repo"
     shutil.rmtree(target, ignore_errors=True)
     repo = create(None if memory else target)
-    data = np.full(chunks * size, 7, np.uint8)
+    data = np.full(count * size, 7, np.uint8)
     session = repo.writable_session("main")
     array = zarr.create_array(
         session.store, name="a", shape=data.shape, chunks=(size,), dtype="u1", compressors=None, filters=None
     )
-    with Stopwatch() as watch:
+    with Stopwatch() as writing:
         array[:] = data
         session.commit("written")
-    return repo, watch.seconds
+    with Stopwatch() as reading:
+        values = zarr.open_array(repo.readonly_session("main").store, path="a", mode="r")[:]
+    assert values[-1] == 7
+    return writing.seconds, reading.seconds
 
 
 SIZES = {
-    "small": ("10k chunks of 4 KB", {"chunks": 10_000, "size": 4096}, 3),
-    "large": ("1 GiB in chunks of 8 MiB", {"chunks": 128, "size": 8 << 20}, 3),
+    "small": ("10k chunks of 4 KB", {"count": 10_000, "size": 4096}),
+    "large": ("1 GiB in chunks of 8 MiB", {"count": 128, "size": 8 << 20}),
 }
 ROWS = [
     Row(
-        f"{verb}-{size}-{where}",
-        f"{verb} {title}, {where}",
-        function,
+        f"chunks-{size}-{where}",
+        (f"write {title}, {where}", f"read {title}, {where}"),
+        chunks,
         {**scale, "memory": where == "memory"},
-        rounds=rounds,
+        rounds=2,
     )
-    for size, (title, scale, rounds) in SIZES.items()
+    for size, (title, scale) in SIZES.items()
     for where in ("disk", "memory")
-    for verb, function in (("write", write), ("read", read))
 ]

@@ -77,7 +77,9 @@ ROWS = [
             collect,
             fixture=VERSIONS[spec],
             fresh=True,
-            rounds=3,
+            rounds=2,
+            memory=True,
+            consumes=True,
             needs="1.1.21" if spec == 1 else "2.3.0",
         )
         for spec in (1, 2)
@@ -86,9 +88,11 @@ ROWS = [
         "upgrade",
         "upgrade a repository of 1,000 snapshots, disk",
         upgrade,
-        fixture=Fixture("history-short", history, {"commits": 1_000, "spec": 1}),
+        fixture=Fixture("history", history, {"commits": 1_000, "spec": 1}),
         fresh=True,
         rounds=3,
+        memory=True,
+        consumes=True,
         needs="2.3.0",
     ),
     *(
