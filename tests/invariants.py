@@ -35,6 +35,8 @@ async def assert_whole(storage: Storage, repo: Repository | None = None) -> Repo
     if repo.spec_version == 2:
         times = [update.updated_at async for update in repo.ops_log_async()]
         assert all(later > earlier for later, earlier in pairwise(times))
+        async for name in repo._core.refs.copies():
+            assert await storage.exists(f"overwritten/{name}")
     return repo
 
 

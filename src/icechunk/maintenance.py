@@ -209,6 +209,8 @@ class Maintenance:
         """Delete every file that is older than `delete_object_older_than` and that no branch or tag needs.
 
         Choose a time before the oldest session that may still be open: chunks it wrote are needed by nobody yet.
+        In format 2, copies of the repo object that changes left which were never made go too; only `bytes_deleted` counts
+        them.
 
         Parameters
         ----------

@@ -7,6 +7,7 @@
    meanwhile, or published new ones, look again first. Where there is no register see `unregistered`.
 4. Delete snapshots, then transaction logs, manifests and chunks: each one that is older than the limit and not kept. In
    this order nothing that is still there ever lacks what it needs, so it may stop anywhere, and run again.
+5. Delete what changes of the repo object that were never made have left, see `copies`.
 
 The `plan_...` functions decide, on values; `collect` carries it out. Ids of chunks stay in numpy all the way.
 """
@@ -28,6 +29,7 @@ from icechunk._driver import concurrent_map, gather, pause
 from icechunk.errors import ErrorKind, StorageError
 from icechunk.format.repo_info import SnapshotRecord
 from icechunk.info import GCSummary
+from icechunk.ops.copies import FOLDER, list_copies, unneeded_copies
 from icechunk.ops.id_set import Ids, IdSet, as_ids, format_names, parse_names
 from icechunk.ops.progress import Counter, Progress, silent
 from icechunk.ops.survey import Limits, Survey
@@ -87,6 +89,8 @@ class CollectionPlan:
 
     older_than: int
     doomed: Mapping[str, Doomed]
+    copies: Mapping[str, int] = field(default_factory=dict, repr=False)
+    """Old copies of the repo object that nothing names: paths and sizes."""
     history: History = field(default_factory=lambda: History({}, {}, {}), repr=False)
     listed: Sequence[ObjectInfo] = field(default=(), repr=False)
 
@@ -95,6 +99,7 @@ class CollectionPlan:
         outcome = _Deletions(1)
         for folder, files in self.doomed.items():
             outcome.note(folder, len(files), files.total, 0, "")
+        outcome.note(FOLDER, len(self.copies), sum(self.copies.values()), 0, "")
         return outcome.summary()
 
     def __str__(self) -> str:
@@ -211,12 +216,18 @@ async def plan_collection(
     if forget:
         await refs.ensure_writable("Cannot garbage collect")
     width = max(storage.concurrency, 1) if max_concurrent_listings is None else max_concurrent_listings
-    found = await gather(*(list_folder(storage, name, limit, progress) for name in FOLDERS), limit=width)
-    listings: dict[str, Listing] = dict(zip(FOLDERS, found, strict=True))
+    has_copies = refs.registers_snapshots
+    found = await gather(
+        *(list_folder(storage, name, limit, progress) for name in FOLDERS),
+        *([list_copies(storage, limit)] if has_copies else []),
+        limit=width,
+    )
+    listings: dict[str, Listing] = dict(zip(FOLDERS, found, strict=False))
     keeper = _Keeper(refs, storage, limits or Limits(), progress, listings["snapshots"])
     kept = await keeper.settle(forget=forget)
     doomed = {name: plan_deletion(listings[name], kept[name]) for name in FOLDERS}
-    return CollectionPlan(limit, doomed, keeper.history, listings["snapshots"].files)
+    copies = await unneeded_copies(refs, found[-1]) if has_copies else {}
+    return CollectionPlan(limit, doomed, copies, keeper.history, listings["snapshots"].files)
 
 
 def _too_fast() -> StorageError:
@@ -312,7 +323,7 @@ class _Deletions:
     """Counts what was deleted and what was not, from many threads; gives up when nothing works any more."""
 
     def __init__(self, max_consecutive: int) -> None:
-        self.deleted = dict.fromkeys(FOLDERS, 0)
+        self.deleted = dict.fromkeys((*FOLDERS, FOLDER), 0)
         self.bytes = 0
         self.failed = 0
         self.throttled = 0
@@ -388,18 +399,23 @@ async def execute(
             counter: Counter = counter,
             bulk: Delete = storage.delete if careful is None else careful.delete,
         ) -> None:
-            await _delete_batch(bulk, folder, batch, outcome)
+            sizes = dict(zip(format_names(batch.ids), batch.sizes.tolist(), strict=True))
+            await _delete_batch(bulk, folder, {f"{folder}/{name}": size for name, size in sizes.items()}, outcome)
             counter.add(len(batch))
 
         step = _BATCH if careful is None else careful.BATCH
         batches = [Doomed(files.ids[i : i + step], files.sizes[i : i + step]) for i in range(0, len(files), step)]
         at_once = min(width, max(storage.concurrency, 1))
         await concurrent_map(delete, batches, at_once if careful is None else 1)
+    copies = list(plan.copies.items())
+    if not outcome.failed:
+        for start in range(0, len(copies), _BATCH):
+            await _delete_batch(storage.delete, FOLDER, dict(copies[start : start + _BATCH]), outcome)
     return outcome.summary(skipped)
 
 
-async def _delete_batch(bulk: Delete, folder: str, batch: Doomed, outcome: _Deletions) -> None:
-    paths = [f"{folder}/{name}" for name in format_names(batch.ids)]
+async def _delete_batch(bulk: Delete, folder: str, sizes: Mapping[str, int], outcome: _Deletions) -> None:
+    paths = list(sizes)
     for attempt in range(_PATIENCE):
         try:
             result = await bulk(paths)
@@ -411,5 +427,5 @@ async def _delete_batch(bulk: Delete, folder: str, batch: Doomed, outcome: _Dele
             outcome.note_throttled()
             await pause(2.0**attempt)
     failed = dict(result.failed)
-    size = sum(size for path, size in zip(paths, batch.sizes.tolist(), strict=True) if path not in failed)
+    size = sum(size for path, size in sizes.items() if path not in failed)
     outcome.note(folder, len(paths) - len(failed), size, len(failed), next(iter(failed.values()), ""))

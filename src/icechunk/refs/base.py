@@ -450,6 +450,10 @@ class RefStore(ABC):
         """The operations log, newest first."""
         self._unsupported()
 
+    def copies(self) -> AsyncIterator[str]:
+        """The names, below `overwritten/`, of all copies that the operations log names, as it was when last looked at."""
+        self._unsupported()
+
     async def require_flag(self, name: str, doing: str) -> None:
         """Raise `SessionStateError` when a switch is off, or is not known to this format."""
         for flag in await self.flags():

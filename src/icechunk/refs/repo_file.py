@@ -434,15 +434,25 @@ class RepoFile(RefStore):
         await self.update(decide)
 
     async def updates(self) -> AsyncIterator[Update]:
-        info = await self.info()
-        while True:
+        async for info in self._with_former(await self.info()):
             for update in info.updates:
                 yield update
-            earlier = info.before_updates
-            if earlier is None:
+
+    async def copies(self) -> AsyncIterator[str]:
+        async for info in self._with_former(await self.info(revalidate=False)):
+            for name in (info.before_updates, *(update.backup for update in info.updates)):
+                if name is not None:
+                    yield name
+
+    async def _with_former(self, info: RepoInfo) -> AsyncIterator[RepoInfo]:
+        """A stand of the repo object, and those former ones in which its log goes on."""
+        while True:
+            yield info
+            if info.before_updates is None:
                 return
-            data, _ = await self.storage.get(OVERWRITTEN + earlier)
-            info = RepoInfo.decode(data, OVERWRITTEN + earlier)
+            path = OVERWRITTEN + info.before_updates
+            data, _ = await self.storage.get(path)
+            info = RepoInfo.decode(data, path)
 
 
 # ---- decisions, on values
