@@ -138,6 +138,7 @@ class Maintenance:
         *,
         delete_expired_branches: bool = False,
         delete_expired_tags: bool = False,
+        dry_run: bool = False,
     ) -> set[str]:
         """Forget all snapshots that were written before `older_than`, but for the tips of branches and tags.
 
@@ -149,6 +150,8 @@ class Maintenance:
             Without a time zone it is local time.
         delete_expired_branches, delete_expired_tags : bool
             Whether branches (not `main`) and tags that stand at a forgotten snapshot are deleted, too.
+        dry_run : bool
+            Change nothing; print what would be forgotten, and how many bytes come back for each snapshot.
 
         Returns
         -------
@@ -157,6 +160,12 @@ class Maintenance:
         """
         from icechunk.ops import expire
 
+        if dry_run:
+            planned = await self.plan_expiration_async(
+                older_than, delete_expired_branches=delete_expired_branches, delete_expired_tags=delete_expired_tags
+            )
+            print(planned)
+            return planned.released_ids
         self._require_writable_storage("expire snapshots")
         plan = await expire.expire(
             self._core.refs,
@@ -401,16 +410,24 @@ class Maintenance:
         from icechunk.ops import migrate
 
         core = self._core
-        upgraded = await migrate.upgrade(
+        plan = await migrate.upgrade(
             core.refs, dry_run=dry_run, delete_old_files=delete_unused_v1_files, concurrency=prefetch_concurrency
         )
-        if not upgraded:
+        if dry_run:
+            print(plan)
             return self
         config: RepositoryConfig = core.config
         fresh = type(self).__new__(type(self))
         fresh.__setstate__(  # type: ignore[attr-defined]
             {
-                "core": RepositoryCore(core.base_storage, config, 2, core.authorized, core.default_metadata),
+                "core": RepositoryCore(
+                    core.base_storage,
+                    config,
+                    2,
+                    core.authorized,
+                    core.default_metadata,
+                    virtual_policy=core.virtual_policy,
+                ),
                 "attribution": getattr(self, "_attribution", None),
             }
         )

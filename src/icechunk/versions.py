@@ -44,7 +44,7 @@ def upgrade_icechunk_repository(
     repo : Repository
         An open repository. It is of no use afterwards; go on with the one that is returned.
     dry_run : bool
-        Only check that the upgrade is possible; the repository is returned as it is.
+        Only check that the upgrade is possible, and print what it would write; the repository is returned as it is.
     delete_unused_v1_files : bool
         Whether to delete the files of the old branches, tags and configuration.
     prefetch_concurrency : int, optional

@@ -129,8 +129,9 @@ async def test_changes_go_on_as_usual(kit_of: Any) -> None:
 async def test_a_dry_run_writes_nothing(kit_of: Any) -> None:
     kit, ids = await old_repository(kit_of)
     before = dict(kit.memory._objects)
-    assert await upgrade(await kit.reopen(ReadOnlyStorage(kit.memory)), dry_run=True) is None
+    planned = await upgrade(await kit.reopen(ReadOnlyStorage(kit.memory)), dry_run=True)
     text = str(await plan_upgrade(kit.refs))
+    assert str(planned) == text
     assert kit.memory._objects == before
     assert text.splitlines()[0].startswith("Upgrade to format version 2: 5 snapshots, 3 branches, 3 tags, ")
     assert f"  branch main -> {format_id(ids['c1'])}" in text and "  deleted tag dz" in text

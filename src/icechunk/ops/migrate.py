@@ -139,22 +139,24 @@ def _events(history: History, deleted_tags: Mapping[str, bytes], root: SnapshotR
 
 async def upgrade(
     refs: RefStore, *, dry_run: bool = False, delete_old_files: bool = True, concurrency: int | None = None
-) -> MigrationPlan | None:
+) -> MigrationPlan:
     """Upgrade a repository in place and say what was done; afterwards open it again, `refs` is of no use any more.
 
-    With `dry_run` nothing is written and None returned; `plan_upgrade` tells what would be done. The old branches are
+    With `dry_run` nothing is written: what comes back is what would be, if it can be. The old branches are
     closed before they are read for good, so that nobody can commit to one who has not noticed. `delete_old_files` removes
     the files that are not needed any more; where they stay they are ignored. `concurrency` is how many files are read at
     once. Raises `SessionStateError` for a repository that has the new format already.
     """
     files = _of_old_format(refs, concurrency)
-    if dry_run:
-        return None
     storage = files.storage
-    require_writable_storage(storage)
+    if not dry_run:
+        require_writable_storage(storage)
     plan = await plan_upgrade(files)
+    encoded = _encoded(plan)
+    if dry_run:
+        return plan
     try:
-        version = await put_surely(storage, REPO_OBJECT, _encoded(plan), ABSENT, metadata=REPO_FACTS)
+        version = await put_surely(storage, REPO_OBJECT, encoded, ABSENT, metadata=REPO_FACTS)
     except PreconditionFailedError as error:
         raise _already_upgraded() from error
     # a client of the old format that had looked for the repo object just before may still have committed
