@@ -13,13 +13,13 @@ say. Deciding what is meant (`wanted`) is apart from looking it up.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias
 
 from icechunk._dataclass import dataclass
-from icechunk._driver import blocking_function
+from icechunk._driver import blocking_function, concurrent_map
 from icechunk.config import RepositoryConfig
 from icechunk.errors import (
     ErrorKind,
@@ -38,6 +38,7 @@ from icechunk.session import Session
 from icechunk.storage.base import Storage
 from icechunk.storage.urls import VERSION_PARAMETERS, Address, reach
 from icechunk.virtual_access import Drift
+from icechunk.workspace import Mode
 
 __all__ = ["open", "open_async", "open_repository", "open_repository_async"]
 
@@ -241,21 +242,37 @@ async def session_at(repo: Repository, version: Wanted, address: Address | None 
 
 
 async def _session_named(repo: Repository, name: str) -> Session:
-    """What is called `name`: a branch, else a tag, else a snapshot."""
-    for is_tag in (False, True):
-        try:
-            return await (repo.readonly_session_async(tag=name) if is_tag else repo.readonly_session_async(name))
-        except RefNotFoundError:
-            pass
-        except InvalidInputError as error:
-            if error.kind != ErrorKind.INVALID_REF_NAME:  # which is that of nothing
-                raise
+    """What is called `name`: a branch, else a tag, else a snapshot. What is not known to be a branch is looked up at once."""
+    core = repo._core
+    refs = core.refs
+    try:
+        if name == MAIN or refs.remembered_tip(name) is not None:
+            return await repo.readonly_session_async(name)
+    except (RefNotFoundError, InvalidInputError):  # deleted just now; a name that no branch can have
+        pass
+    lookups: list[Callable[[], Awaitable[bytes]]] = [lambda: refs.branch_tip(name), lambda: refs.tag_target(name)]
     if _is_id(name):
-        try:
-            return await repo.readonly_session_async(snapshot_id=name)
-        except SnapshotNotFoundError:
-            pass
+        lookups.append(lambda: _snapshot(repo, name))
+    for found in await concurrent_map(_or_none, lookups, core.width):
+        if found is not None:
+            return await repo._session(found, Mode.READ_ONLY)
     raise RefNotFoundError("", ErrorKind.REF_NOT_FOUND)
+
+
+async def _snapshot(repo: Repository, name: str) -> bytes:
+    return (await repo._core.refs.snapshot_record(parse_id(name))).id
+
+
+async def _or_none(lookup: Callable[[], Awaitable[bytes]]) -> bytes | None:
+    """What is looked up, None where there is no such thing."""
+    try:
+        return await lookup()
+    except (RefNotFoundError, SnapshotNotFoundError):
+        return None
+    except InvalidInputError as error:
+        if error.kind != ErrorKind.INVALID_REF_NAME:  # which is that of nothing
+            raise
+        return None
 
 
 def _is_id(text: str) -> bool:

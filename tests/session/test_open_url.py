@@ -27,8 +27,9 @@ from icechunk.errors import (
     RepositoryNotFoundError,
     SnapshotNotFoundError,
 )
-from icechunk.opening import Wanted, wanted
+from icechunk.opening import Wanted, session_at, wanted
 from icechunk.storage.urls import parse_address
+from icechunk.testing.counting import CountingStorage
 from tests.storage.fake_s3 import FakeS3, serving
 
 SECRET = "hush5ecret"
@@ -105,6 +106,21 @@ def test_a_branch_comes_before_a_snapshot_of_its_name(url: str) -> None:
     icechunk.open_repository(url).create_branch(first, second)
     assert icechunk.open(f"{url}@{first}").snapshot_id == second
     assert icechunk.open(f"{url}@snapshot:{first}").snapshot_id == first
+
+
+@pytest.mark.parametrize(("version", "depth"), [("main", 2), ("branch:main", 2), ("v1", 3), ("tag:v1", 3), ("ID", 3)])
+async def test_a_bare_name_waits_for_no_more_requests_than_one_that_says_what_it_is(
+    spec: int, version: str, depth: int
+) -> None:
+    storage = CountingStorage(icechunk.in_memory_storage())
+    repo = await icechunk.Repository.create_async(storage, spec_version=spec)
+    first = await (await repo.writable_session_async("main")).commit_async("first", allow_empty=True)
+    await repo.create_tag_async("v1", first)
+    storage.reset()
+    meant = wanted(parse_address(f"memory://x@{first if version == 'ID' else version}"))
+    session = await session_at(await icechunk.Repository.open_async(storage), meant)
+    assert session.snapshot_id == first
+    assert storage.depth <= depth
 
 
 def test_as_of(url: str) -> None:
