@@ -61,6 +61,8 @@ class Row:
         The oldest reference that can do it: "1.1.21" or "2.3.0".
     memory : bool
         Whether the table has a line for the peak memory of the process too: of all of it, so rounds should be `fresh`.
+    waits : bool
+        Whether it waits for something that takes no processor time, so that the time that passes is shown in any case.
     consumes : bool
         Whether a round needs the fixture as it was, since it deletes or converts what is there.
     """
@@ -74,6 +76,7 @@ class Row:
     rounds: int = 5
     needs: str = "1.1.21"
     memory: bool = False
+    waits: bool = False
     consumes: bool = False
 
     @property

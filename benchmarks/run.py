@@ -129,7 +129,7 @@ def measure(row: Row, engines: dict[str, Engine], scratch: Path, unit: str) -> R
                 place_for(row, engine, engines, scratch)
             answer = engine.obey(do="measure", row=row.name, path=str(places[engine.name]))
             if number >= warm_up:
-                result.rounds.setdefault(engine.name, []).append(answer[unit])
+                result.rounds.setdefault(engine.name, []).append(answer["seconds" if row.waits else unit])
     for place in places.values():
         shutil.rmtree(place)
     return result
