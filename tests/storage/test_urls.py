@@ -83,6 +83,7 @@ def test_parameters() -> None:
     assert found.version == "main"
     assert found.parameters == {"as_of": "2024-05-01T12:00:00+02:00", "region": "eu-west-1", "anonymous": "true"}
     assert found.shown == "s3://b/p"
+    assert parse_address("https://user:word@host/p@main").shown == "https://****@host/p"
     assert parse_address("air@main?as_of=2024-05-01").parameters == {"as_of": "2024-05-01"}
     assert parse_address("what?").path == "what?", "a path is taken as it is"
 

@@ -154,7 +154,11 @@ def test_options_reach_storage_and_repository(tmp_path: Path, url: str) -> None:
 
 def test_many_at_once(url: str) -> None:
     both = xr.open_mfdataset(
-        [f"{url}@v1", f"{url}@main"], engine="icechunk", combine="nested", concat_dim="version", join="exact"
+        [f"file://{url}@v1", f"file://{url}@main"],
+        engine="icechunk",
+        combine="nested",
+        concat_dim="version",
+        join="exact",
     )
     assert float((both.t.isel(version=1) - both.t.isel(version=0)).mean()) == 1
 
