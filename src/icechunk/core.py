@@ -9,16 +9,15 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from icechunk.assets import Assets, AssetSettings
-from icechunk.commit import CommitWriter
 from icechunk.config import EffectiveConfig, RepositoryConfig
+from icechunk.credentials import left_out
 from icechunk.format.ids import random_object_id
 from icechunk.format.manifest import LocationCompression
 from icechunk.format.snapshot import Node
-from icechunk.manifest_writer import ManifestSettings
 from icechunk.refs import RefStore, refs_for
 from icechunk.refs.base import Context, UpdateRetries
 from icechunk.splitting import PreloadPolicy, split_edges
@@ -26,6 +25,9 @@ from icechunk.storage.base import Storage
 from icechunk.virtual import VirtualChunks
 from icechunk.virtual_access import VirtualPolicy
 from icechunk.workspace import Workspace, WorkspaceSettings
+
+if TYPE_CHECKING:
+    from icechunk.commit import CommitWriter
 
 
 def now() -> int:
@@ -50,6 +52,8 @@ class RepositoryCore:
         Properties for every commit, unless it has its own of that name.
     virtual_policy : VirtualPolicy
         What the user decided for all virtual chunk containers.
+    pickles_credentials : bool
+        Whether pickles have the credentials in them; where not, they are those of the environment where they are loaded.
     """
 
     def __init__(
@@ -61,7 +65,10 @@ class RepositoryCore:
         default_metadata: dict[str, Any] | None = None,
         refs: RefStore | None = None,
         virtual_policy: VirtualPolicy | None = None,
+        *,
+        pickles_credentials: bool = True,
     ) -> None:
+        self.pickles_credentials = pickles_credentials
         self.base_storage = base_storage
         self.config = config
         self.spec = spec
@@ -73,8 +80,12 @@ class RepositoryCore:
             self.__dict__["refs"] = refs
 
     def __reduce__(self) -> tuple[Any, ...]:
-        plain = (self.base_storage, self.config, self.spec, self.authorized, self.default_metadata)
-        return RepositoryCore, (*plain, None, self.virtual_policy)
+        storage, authorized = self.base_storage, self.authorized
+        if not self.pickles_credentials:
+            storage = storage.without_credentials()
+            authorized = {prefix: left_out(value) for prefix, value in authorized.items()}
+        plain = (storage, self.config, self.spec, authorized, self.default_metadata, None, self.virtual_policy)
+        return _unpickled, (*plain, self.pickles_credentials)
 
     def at(self, refs: RefStore) -> RepositoryCore:
         """This core, once it is known which refs are there; they were opened under its settings."""
@@ -96,6 +107,7 @@ class RepositoryCore:
             self.authorized if authorized is None else authorized,
             self.default_metadata,
             virtual_policy=virtual_policy or self.virtual_policy,
+            pickles_credentials=self.pickles_credentials,
         )
         core.__dict__["refs"] = self.refs.under(ref_context(core.storage, core.assets, core.effective))
         return core
@@ -105,6 +117,14 @@ class RepositoryCore:
         config = self.config.copy()
         config.storage = self.effective.storage_settings.copy()
         return config
+
+    def without_pickled_credentials(self) -> RepositoryCore:
+        """The same repository, whose pickles have no credentials. Raises `ValueError` where they cannot be left out."""
+        self.base_storage.without_credentials()
+        twin = RepositoryCore.__new__(RepositoryCore)
+        twin.__dict__.update(self.__dict__)  # what was read and connected is shared
+        twin.pickles_credentials = False
+        return twin
 
     @cached_property
     def storage(self) -> Storage:
@@ -152,6 +172,9 @@ class RepositoryCore:
 
     def commit_writer(self) -> CommitWriter:
         """What writes the files of one commit."""
+        from icechunk.commit import CommitWriter
+        from icechunk.manifest_writer import ManifestSettings
+
         config = self.effective
         settings = ManifestSettings(
             spec=self.spec,
@@ -164,6 +187,11 @@ class RepositoryCore:
     def _edges(self, node: Node) -> tuple[tuple[int, ...], ...]:
         grid = tuple(dimension.chunks for dimension in node.shape)
         return split_edges(node.path, grid, node.dimension_names, self.effective.splitting)
+
+
+def _unpickled(*plain: Any) -> RepositoryCore:
+    *arguments, pickles_credentials = plain
+    return RepositoryCore(*arguments, pickles_credentials=pickles_credentials)
 
 
 _UNSET: WeakKeyDictionary[Storage, EffectiveConfig] = WeakKeyDictionary()

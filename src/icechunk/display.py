@@ -272,3 +272,17 @@ def _folded(name: str, kind: str, table: str, *, unfolded: bool = False) -> str:
         return f'<tr><td colspan="2">{heading}</td></tr>'
     attribute = " open" if unfolded else ""
     return f'<tr><td colspan="2"><details{attribute}><summary>{heading}</summary>{table}</details></td></tr>'
+
+
+def without_secrets(url: str) -> str:
+    """The URL, which must have none; raises `ValueError`."""
+    if masked_url(url) != url:
+        raise ValueError(
+            f"the credentials cannot be left out: they are a part of the address {masked_url(url)}; give them as headers"
+        )
+    return url
+
+
+def public_options(options: Mapping[str, str]) -> dict[str, str]:
+    """Options or headers without those that sound like secrets."""
+    return {key: value for key, value in options.items() if not _SECRET_NAME.search(key)}

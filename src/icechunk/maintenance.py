@@ -427,6 +427,7 @@ class Maintenance:
                     core.authorized,
                     core.default_metadata,
                     virtual_policy=core.virtual_policy,
+                    pickles_credentials=core.pickles_credentials,
                 ),
                 "attribution": getattr(self, "_attribution", None),
             }

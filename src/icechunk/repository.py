@@ -13,7 +13,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
 from icechunk._driver import blocking, blocking_classmethod, blocking_staticmethod, gather
-from icechunk.ancestry_graph import AncestryGraph
 from icechunk.assets import SNAPSHOTS
 from icechunk.chronicle import Chronicle
 from icechunk.config import RepositoryConfig, StorageSettings
@@ -44,6 +43,7 @@ from icechunk.virtual_access import Drift, VirtualPolicy, report_unauthorized, w
 from icechunk.workspace import Mode
 
 if TYPE_CHECKING:
+    from icechunk.ancestry_graph import AncestryGraph
     from icechunk.store import IcechunkStore
 
 __all__ = [  # Repository, and the names that annotations of others import from here
@@ -66,6 +66,10 @@ def __getattr__(name: str) -> Any:
         from icechunk.store import IcechunkStore
 
         return IcechunkStore
+    if name == "AncestryGraph":
+        from icechunk.ancestry_graph import AncestryGraph
+
+        return AncestryGraph
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -311,6 +315,20 @@ class Repository(Chronicle, Maintenance, Shown):
         return self._of(self._core.with_config(merged, authorized, policy), self._attribution)
 
     reopen = blocking(reopen_async)
+
+    def without_pickled_credentials(self) -> Self:
+        """The same repository, whose pickles, and those of its sessions and forks, have no credentials in them.
+
+        In the process that loads such a pickle the credentials of its environment are used, for the storage and for virtual
+        chunk containers alike; what is anonymous stays so. Here nothing changes. Headers and options that sound like secrets
+        do not travel either.
+
+            repo = repo.without_pickled_credentials()
+            fork = repo.writable_session("main").fork()  # may be seen by whoever carries it around
+
+        Raises `ValueError` where secrets cannot be left out: a store that you made yourself, a password in an address.
+        """
+        return self._of(self._core.without_pickled_credentials(), self._attribution)
 
     # --- what it is --------------------------------------------------------------------------------------------------
 

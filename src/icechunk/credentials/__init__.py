@@ -33,6 +33,9 @@ from icechunk.credentials.containers import (
 from icechunk.credentials.containers import (
     check_authorization as check_authorization,
 )
+from icechunk.credentials.containers import (
+    left_out as left_out,
+)
 from icechunk.credentials.gcs import (
     AnyGcsCredential,
     AnyGcsStaticCredential,

@@ -121,3 +121,16 @@ def check_authorization(authorized: Mapping[str, Any]) -> dict[str, Credentials 
             )
         result[checks.text(prefix, "authorize_virtual_chunk_access")] = wrapped
     return result
+
+
+def left_out(value: Any) -> Any:
+    """The credentials to use where those of `value` did not travel along: what the environment has.
+
+    What has no secret stays: anonymous access, and what only says that something may be read.
+    """
+    for family in (S3Credentials, GcsCredentials, AzureCredentials):
+        if isinstance(value, family):
+            return value if isinstance(value, family.Anonymous) else family.FromEnv()
+    if isinstance(value, Credentials.S3 | Credentials.Gcs | Credentials.Azure):
+        return type(value)(left_out(value._0))
+    return value

@@ -21,6 +21,7 @@ _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "The specified bucket does no
 _PAST_THE_END = ("416 Range Not Satisfiable", "Wanted range starting at", "Range started at", "StartTooLarge")
 _REFUSED_AT_ONCE = re.compile(r"Error performing \w+ \S+ in [^\s,]+ - .*\b412\b")
 """After more than one try it says "in 1.2s, after 2 retries, ... - "."""
+_ASKED_THE_MACHINE = ("/latest/api/token", "/latest/meta-data", "/computeMetadata/", "/metadata/identity/")
 _BUSY = ("503 ", "429 ", "SlowDown", "ServerBusy")
 
 _used = False  # a client of this process has threads of its own
@@ -110,6 +111,13 @@ def translate(error: Exception, path: str) -> Exception:
             "object store error: this store does not know conditional writes, by which commits are kept apart. To use it "
             f"all the same, {without_conditions()}; `storage.doctor()` tells more: {text}",
             ErrorKind.UNIMPLEMENTED,
+        )
+    if any(sign in text for sign in _ASKED_THE_MACHINE):
+        return StorageError(
+            "object store error: there are no credentials: none were given, and neither the environment of this process "
+            "nor the machine has any. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or what the service takes) where "
+            f"it runs, also in workers to which credentials did not travel: {text}",
+            ErrorKind.INVALID_CREDENTIALS,
         )
     if any(sign in text for sign in _BUSY):
         return StorageError(f"object store error: it is busy: {text}", ErrorKind.THROTTLED)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Mapping
-from dataclasses import field
+from dataclasses import field, replace
 from datetime import timedelta
 from typing import Any, ClassVar, Literal, Protocol
 from urllib.parse import urlsplit
@@ -27,9 +27,10 @@ from icechunk.credentials import (
     GcsStaticCredentials,
     S3Credentials,
     S3StaticCredentials,
+    left_out,
 )
 from icechunk.credentials.refresh import Refresher
-from icechunk.display import masked_url
+from icechunk.display import masked_url, public_options, without_secrets
 from icechunk.errors import ErrorKind, StorageError
 from icechunk.storage import _aws_profile
 from icechunk.storage._object_errors import import_client
@@ -121,6 +122,9 @@ class Place(Protocol):
     def client(self, settings: EffectiveStorage, purpose: Purpose) -> Any:
         """A new client."""
 
+    def without_credentials(self) -> Place:
+        """The same place, to be reached with what the environment has; raises `ValueError` where that cannot be."""
+
     def describe(self) -> dict[str, Any]:
         """Facts for display, no secrets."""
 
@@ -186,6 +190,16 @@ class S3Place(_Shown):
             client_options=client_options,
             retry_config=_retry_config(settings),
             **more,
+        )
+
+    def without_credentials(self) -> Place:
+        if self.options.endpoint_url is not None:
+            without_secrets(self.options.endpoint_url)
+        return replace(
+            self,
+            credentials=left_out(self.credentials),
+            read_headers=public_options(self.read_headers),
+            write_headers=public_options(self.write_headers),
         )
 
     def describe(self) -> dict[str, Any]:
@@ -279,6 +293,15 @@ class GcsPlace(_Shown):
             **_gcs_credentials(self.credentials),
         )
 
+    def without_credentials(self) -> Place:
+        return replace(
+            self,
+            credentials=left_out(self.credentials),
+            config=public_options(self.config),
+            read_headers=public_options(self.read_headers),
+            write_headers=public_options(self.write_headers),
+        )
+
     def describe(self) -> dict[str, Any]:
         return {"type": self.service.name, "bucket": self.bucket, "prefix": self.prefix}
 
@@ -333,6 +356,9 @@ class AzurePlace(_Shown):
             retry_config=_retry_config(settings),
             **_azure_credentials(self.credentials),
         )
+
+    def without_credentials(self) -> Place:
+        return replace(self, credentials=left_out(self.credentials), config=public_options(self.config))
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -389,6 +415,10 @@ class HttpPlace(_Shown):
         options: Any = {"allow_http": True, **_client_options(settings, purpose, self.headers), **client_options}
         return HTTPStore(self.base_url, client_options=options, retry_config=_retry_config(settings))
 
+    def without_credentials(self) -> Place:
+        without_secrets(self.base_url)
+        return replace(self, config=public_options(self.config), headers=public_options(self.headers))
+
     def describe(self) -> dict[str, Any]:
         return {"type": self.service.name, "url": masked_url(self.base_url)}
 
@@ -413,6 +443,14 @@ class GivenPlace(_Shown):
 
     def client(self, settings: EffectiveStorage, purpose: Purpose) -> Any:
         return self.store
+
+    def without_credentials(self) -> Place:
+        if type(self.store).__name__ in ("LocalStore", "MemoryStore"):
+            return self
+        raise ValueError(
+            "the credentials cannot be left out of a store that you made yourself: use icechunk.s3_storage, gcs_storage or "
+            "azure_storage, which make a store where they are used"
+        )
 
     def describe(self) -> dict[str, Any]:
         return {"type": self.service.name, "store": masked_url(repr(self.store)), "prefix": self.prefix}

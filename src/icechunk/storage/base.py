@@ -208,6 +208,13 @@ class Storage(Constructors, Shown):
         """This storage under other settings (retries, time-outs, conditional writes, ...); self where none apply."""
         return self
 
+    def without_credentials(self) -> Storage:
+        """This storage with what the environment has in the place of its credentials; self where it has none.
+
+        Raises `ValueError` where secrets are a part of it that cannot be left out.
+        """
+        return self
+
     def describe(self) -> dict[str, Any]:
         """Facts for display, never a secret: at least `type` and where it is."""
         return {"type": type(self).__name__}

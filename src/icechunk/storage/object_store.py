@@ -461,6 +461,10 @@ class ObjectStorage(Storage):
         twin._asking = self._asking.under(twin._settings)
         return twin
 
+    def without_credentials(self) -> Storage:
+        place = self._place.without_credentials()
+        return self if place is self._place else ObjectStorage(place, self._given, read_only=self.read_only)
+
     def describe(self) -> dict[str, Any]:
         return self._place.describe()
 

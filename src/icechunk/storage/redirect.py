@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, urljoin, urlsplit
 
 from icechunk.config.virtual import S3Options
 from icechunk.credentials import GcsCredentials, S3Credentials
-from icechunk.display import masked_url
+from icechunk.display import masked_url, without_secrets
 from icechunk.errors import ErrorKind, StorageError
 from icechunk.storage.base import Storage
 from icechunk.storage.builders import new_gcs, new_r2, new_s3, new_tigris
@@ -50,6 +50,10 @@ class RedirectStorage(StorageWrapper):
 
     def around(self, inner: Storage) -> Storage:
         return inner
+
+    def without_credentials(self) -> Storage:
+        without_secrets(self._base_url)
+        return self
 
     def describe(self) -> dict[str, Any]:
         return {"type": "redirect", "url": masked_url(self._base_url)}

@@ -102,6 +102,10 @@ class StorageWrapper(Storage):
         inner = self._inner.with_settings(settings)
         return self if inner is self._inner else self.around(inner)
 
+    def without_credentials(self) -> Storage:
+        inner = self._inner.without_credentials()
+        return self if inner is self._inner else self.around(inner)
+
     def describe(self) -> dict[str, Any]:
         return self._inner.describe()
 
