@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import dask.array as da
 import numpy as np
@@ -70,3 +72,57 @@ def test_parallel_write(client: object, repo: icechunk.Repository, session: icec
     with ParallelWrite(session, range(4), message="rows") as write:
         write.map(write_row, executor=client)
     np.testing.assert_array_equal(committed(repo), values())
+
+
+class FailsOnceAfterEachWrite:
+    """A lock that lets a block be written, and then makes its task fail; not when the block is written again."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *exc: object) -> None:
+        for number in range(4):
+            try:
+                (Path(self.folder) / str(number)).touch(exist_ok=False)
+            except FileExistsError:
+                continue
+            raise OSError("the network went away after the write")
+
+
+def test_tasks_that_are_tried_again_after_they_wrote(
+    client: object, repo: icechunk.Repository, session: icechunk.Session, tmp_path: Path
+) -> None:
+    fork = session.fork()
+    lock = FailsOnceAfterEachWrite(str(tmp_path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", icechunk.MergeOverlapWarning)
+        source, target = da.from_array(values(), chunks=(3, 6)), zarr.open_array(fork.store, path="a")
+        session.merge(store_dask(sources=[source], targets=[target], lock=lock, retries=4))
+    session.commit("values")
+    np.testing.assert_array_equal(committed(repo), values())
+    assert len(list(tmp_path.glob("[0-3]"))) == 4
+
+
+def flaky_row(fork: icechunk.ForkSession, part: tuple[int, str]) -> None:
+    row, folder = part
+    zarr.open_array(fork.store, path="a")[...] = -5  # what a failed attempt wrote, here and elsewhere, does not count
+    try:
+        (Path(folder) / f"row{row}").touch(exist_ok=False)
+    except FileExistsError:
+        zarr.open_array(fork.store, path="a")[...] = -1
+        write_row(fork, row)
+        return
+    raise OSError("a passing cloud")
+
+
+def test_parts_that_are_tried_again(
+    client: object, repo: icechunk.Repository, session: icechunk.Session, tmp_path: Path
+) -> None:
+    parts = [(row, str(tmp_path)) for row in range(1)]
+    with ParallelWrite(session, parts, message="rows") as write:
+        write.map(flaky_row, executor=client, retries=1)
+    np.testing.assert_array_equal(committed(repo)[:3], values()[:3])
+    assert (committed(repo)[3:] == -1).all()
