@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from tests.interop.descriptions import differences
 from tests.interop.language import step
 from tests.interop.oracle import VERSIONS, Engine, Program

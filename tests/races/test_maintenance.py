@@ -342,6 +342,84 @@ def test_an_upgrade_and_a_commit(clock, keep, far):
     Race(1, clock, far=far).go([committer("new", "a/c/0/0"), plain(upgrade)], check)
 
 
+@pytest.mark.parametrize("keep", [False, True], ids=["deleting", "keeping"])
+@pytest.mark.parametrize("kind", ["tag", "branch", "reset", "delete tag", "delete branch", "config"])
+def test_an_upgrade_and_a_change_of_refs(clock, kind, keep):
+    """Who is told that it was done finds it in the upgraded repository."""
+    race = Race(1, clock, also=_with_a_tag)
+    base = race.ids["base"]
+    make = {
+        "tag": lambda repo: repo.create_tag_async("new", base),
+        "branch": lambda repo: repo.create_branch_async("new", base),
+        "reset": lambda repo: repo.reset_branch_async("main", base),
+        "delete tag": lambda repo: repo.delete_tag_async("old"),
+        "delete branch": lambda repo: repo.delete_branch_async("side"),
+        "config": _save_config,
+    }[kind]
+
+    async def done(repo):
+        branches, tags = await repo.list_branches_async(), await repo.list_tags_async()
+        return {
+            "tag": "new" in tags,
+            "branch": "new" in branches,
+            "reset": await repo.lookup_branch_async("main") == base,
+            "delete tag": "old" not in tags,
+            "delete branch": "side" not in branches,
+            "config": repo.config.inline_chunk_threshold_bytes == 7,
+        }[kind]
+
+    async def check(repo, outcomes):
+        made, upgraded = errors(outcomes)
+        assert only(made, "unsupported-spec-version", "branch-update-conflict", "ref-not-found", "object-not-found")
+        assert only(upgraded, "invalid-repository-migration")
+        assert repo.spec_version == 2
+        if made is None and upgraded is None:
+            assert await done(repo)
+        if kind != "reset":
+            await assert_original(repo)
+
+    async def upgrade(repo):
+        await repo._upgrade(dry_run=False, delete_unused_v1_files=not keep, prefetch_concurrency=None)
+
+    race.go([plain(make), plain(upgrade)], check)
+
+
+async def _with_a_tag(storage, ids):
+    await (await icechunk.Repository.open_async(storage)).create_tag_async("old", ids["base"])
+
+
+async def _save_config(repo):
+    repo._core.config.inline_chunk_threshold_bytes = 7
+    await repo.save_config_async()
+
+
+@pytest.mark.parametrize("keep", [False, True], ids=["deleting", "keeping"])
+@pytest.mark.parametrize("kind", ["expiration", "collection"])
+def test_an_upgrade_and_a_cleaning(clock, kind, keep):
+    race = Race(1, clock)
+    cutoff = run(_cutoff(race.base))
+    clean = expirer(cutoff) if kind == "expiration" else collector()
+
+    async def check(repo, outcomes):
+        cleaned, upgraded = errors(outcomes)
+        assert only(cleaned, "unsupported-spec-version")
+        assert only(upgraded, "invalid-repository-migration")
+        assert repo.spec_version == 2
+        if kind == "expiration" and cleaned is None and upgraded is None:
+            assert await messages(repo) == ["second", "Repository initialized"]
+        assert (await messages(repo))[0] == "second"
+        await assert_original(repo)
+
+    async def upgrade(repo):
+        await repo._upgrade(dry_run=False, delete_unused_v1_files=not keep, prefetch_concurrency=None)
+
+    race.go([clean, plain(upgrade)], check)
+
+
+async def _cutoff(storage):
+    return await between(await icechunk.Repository.open_async(storage), "first", "second")
+
+
 # --- everything else that moves something ----------------------------------------------------------------------------------
 
 
@@ -497,3 +575,19 @@ def test_moves_and_a_commit_below_what_moves(spec, clock):
 
     actors = [committer("new", "a/c/0/0", solver=icechunk.ConflictDetector()), (before, move)]
     Race(spec, clock, also=rooted).go(actors, check)
+
+
+@pytest.mark.parametrize("keep", [False, True], ids=["deleting", "keeping"])
+def test_who_opened_a_repository_before_its_upgrade_cannot_clean_it_after(clock, keep):
+    """To a client of the old format an upgraded repository looks empty: all of it would be garbage."""
+    storage, _ = run(old_repository(1, clock))
+    before = icechunk.Repository.open(storage)
+    now = icechunk.Repository.open(storage)
+    icechunk.upgrade_icechunk_repository(now, dry_run=False, delete_unused_v1_files=not keep)
+    clock.set(START + 10 * DAY)
+    files = set(storage._objects)
+    for verb in (before.garbage_collect, before.expire_snapshots):
+        with pytest.raises(icechunk.IcechunkError, match="upgraded to a newer format"):
+            verb(CUTOFF)
+    assert set(storage._objects) == files
+    run(assert_whole(storage))

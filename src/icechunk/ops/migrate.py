@@ -41,7 +41,8 @@ from icechunk.refs.ref_files import (
     require_writable_storage,
 )
 from icechunk.refs.repo_file import REPO_FACTS
-from icechunk.storage.base import ABSENT, Storage, Unchanged
+from icechunk.refs.snapshot_chain import SNAPSHOTS
+from icechunk.storage.base import ABSENT, ObjectInfo, Storage, Unchanged
 
 _SHORTLY = 1000
 """Microseconds between a snapshot and the refs that are said to have been made for it."""
@@ -151,6 +152,7 @@ async def upgrade(
     storage = files.storage
     if not dry_run:
         require_writable_storage(storage)
+    before = await _snapshot_files(storage)
     plan = await plan_upgrade(files)
     encoded = _encoded(plan)
     if dry_run:
@@ -159,9 +161,11 @@ async def upgrade(
         version = await put_surely(storage, REPO_OBJECT, encoded, ABSENT, metadata=REPO_FACTS)
     except PreconditionFailedError as error:
         raise _already_upgraded() from error
-    # a client of the old format that had looked for the repo object just before may still have committed
+    # a client of the old format that had looked for the repo object just before may still have changed something
     tips = await files.close_branches()
-    if (tips, await files.tags()) != (plan.history.branches, plan.history.tags):
+    now = tips, await files.tags(), await _config(files)
+    same = now == (plan.history.branches, plan.history.tags, plan.info.config)
+    if not same or await _snapshot_files(storage) != before:
         plan = await _plan(files, tips)
         try:
             await put_surely(storage, REPO_OBJECT, _encoded(plan), Unchanged(version), metadata=REPO_FACTS)
@@ -191,10 +195,19 @@ async def plan_upgrade(refs: RefStore) -> MigrationPlan:
 
 
 async def _plan(files: RefFiles, branches: Mapping[str, bytes] | None = None) -> MigrationPlan:
-    config = await files.load_config()
-    stored = None if config is None else to_stored(config)
+    config = await _config(files)
     history = await files.history(branches=branches)
-    return plan_migration(history, await files.deleted_tags(), stored, files.context.now())
+    return plan_migration(history, await files.deleted_tags(), config, files.context.now())
+
+
+async def _snapshot_files(storage: Storage) -> set[ObjectInfo]:
+    """What changes when snapshots are written, expired or collected."""
+    return {info async for batch in storage.list(SNAPSHOTS) for info in batch}
+
+
+async def _config(files: RefFiles) -> dict[str, object] | None:
+    config = await files.load_config()
+    return None if config is None else to_stored(config)
 
 
 def _of_old_format(refs: RefStore, concurrency: int | None) -> RefFiles:

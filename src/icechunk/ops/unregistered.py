@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from icechunk._driver import concurrent_map
-from icechunk.errors import ObjectNotFoundError, SnapshotNotFoundError, StorageError
+from icechunk.errors import FormatError, ObjectNotFoundError, SnapshotNotFoundError, StorageError
 from icechunk.format.ids import parse_id
 from icechunk.refs.base import History, RefStore
 from icechunk.storage.base import Buffer, DeleteResult, ObjectInfo, Storage
@@ -76,6 +76,6 @@ class UnregisteredSnapshots:
 
         try:
             await self._refs.edit_history(look, known=self._history)
-        except SnapshotNotFoundError:
+        except (SnapshotNotFoundError, FormatError):  # or it has the newer format by now, which we know nothing of
             return True
         return found

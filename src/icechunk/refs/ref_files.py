@@ -159,12 +159,14 @@ class RefFiles(RefStore):
             stand = await self._stand(name)
             raise branch_update_conflict(None, _tip_of(stand)) from error
         await self._confirm(snapshot_id, lambda: self._delete(path))
+        await self._check_format()
 
     async def delete_branch(self, name: str) -> None:
         if name == MAIN:
             raise cannot_delete_main()
         await self.branch_tip(name)
         await self._delete(branch_path(name))
+        await self._check_format()
 
     async def reset_branch(self, name: str, snapshot_id: bytes, expected: bytes | None = None) -> None:
         stand, _ = await gather(self._stand(name), self.snapshot_record(snapshot_id), limit=self.context.width)
@@ -176,11 +178,11 @@ class RefFiles(RefStore):
             try:
                 version = await self._put(branch_path(name), encode_ref(snapshot_id), Unchanged(stand.version))
                 await self._confirm(snapshot_id, partial(self._put_back, name, stand.tip, version))
-                return
+                return await self._check_format()
             except PreconditionFailedError as error:
                 moved = await self._stand(name)
                 if moved is not None and moved.tip == snapshot_id:
-                    return  # ours after all: the reply to an earlier try was lost below
+                    return await self._check_format()  # ours after all: the reply to an earlier try was lost below
                 if moved is not None and moved.tip != stand.tip:
                     raise branch_update_conflict(stand.tip, moved.tip) from error
                 stand = moved
@@ -203,6 +205,7 @@ class RefFiles(RefStore):
         except PreconditionFailedError as error:
             raise taken from error
         await self._confirm(snapshot_id, lambda: self._delete(path))
+        await self._check_format()
 
     async def delete_tag(self, name: str) -> None:
         await self.tag_target(name)
@@ -210,6 +213,16 @@ class RefFiles(RefStore):
             await put_surely(self.storage, tombstone_path(name), b"", ABSENT)
         except PreconditionFailedError as error:
             raise ref_not_found(name) from error
+        await self._check_format()
+
+    async def _check_format(self) -> None:
+        """Raise `FormatError` where the repository has the newer format by now.
+
+        An upgrade writes the repo object and then looks at the refs once more. So what was done before one looks for it
+        the upgrade has seen, and what it may not have seen is not taken for done.
+        """
+        if await self.storage.exists(REPO_OBJECT):
+            raise upgraded()
 
     async def _confirm(self, snapshot_id: bytes, withdraw: Callable[[], Awaitable[None]]) -> None:
         """See that what a new ref points to was not collected meanwhile; else `withdraw` the ref.
@@ -317,6 +330,9 @@ class RefFiles(RefStore):
         """All refs and what they reach. `chain` is a fresh one: others may have given snapshots another parent."""
         names = await self.names()
         if branches is None:
+            if MAIN not in names.branches:  # an upgrade deletes it first; without it nothing here can be believed
+                await self._check_format()
+                raise ref_not_found(MAIN)
             branches = await self._targets(names, {name: branch_path(name) for name in names.branches})
         tags = await self.tags(names)
         records = await chain.reach({*branches.values(), *tags.values()}, visit)
@@ -331,7 +347,11 @@ class RefFiles(RefStore):
         self, decide: Callable[[History], HistoryEdit | None], *, known: History | None = None
     ) -> HistoryEdit | None:
         chain = SnapshotChain(self.context, {} if known is None else known.records, recent=self._recent)
-        history = await self._history(chain)
+        if known is None:
+            history = await self._history(chain)
+        else:
+            # an upgrade takes main away first, after it wrote the repo object: so one may look for both at once
+            history, _ = await gather(self._history(chain), self._check_format(), limit=self.context.width)
         edit = decide(history)
         if edit is None:
             return None
@@ -340,6 +360,8 @@ class RefFiles(RefStore):
             await self._retire(name, history)
         for name in sorted(edit.tags):
             await self.delete_tag(name)
+        if known is None:
+            await self._check_format()
         return edit
 
     async def _retire(self, name: str, history: History) -> None:
@@ -484,6 +506,7 @@ class RefFiles(RefStore):
                 ErrorKind.CONFIG_UPDATED,
             ) from error
         self.config_was((data, version))
+        await self._check_format()
 
     # ---- writing
 
