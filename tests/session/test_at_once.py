@@ -358,3 +358,52 @@ def test_who_was_overtaken_while_uploading_does_not_write(repo, storage):
     storage.after("put", "chunks", lambda: run(store.delete("a/c/0/1")))
     run(store.set_if_not_exists("a/c/0/1", buffer(big(1))))
     assert get(store, "a/c/0/1") == big(1)
+
+
+# --- merging ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_what_is_written_while_a_merge_looks_up_what_a_fork_saw(repo, storage, several):
+    with_array(repo, shape=(4, 16))
+    caching = icechunk.CachingConfig(num_snapshot_nodes=0, num_chunk_refs=0)
+    repo = repo.reopen(icechunk.RepositoryConfig(caching=caching))
+    session = repo.writable_session("main")
+    put(session.store, "a/c/0/0", big(1))
+    forks = [session.fork() for _ in range(1 + several)]
+    put(session.store, "a/c/0/0", big(2))
+    for number, fork in enumerate(forks):
+        put(fork.store, "a/c/0/0", big(10 + number))
+        put(fork.store, f"a/c/1/{number}", big(20 + number))
+    for folder in ("snapshots/", "manifests/"):
+        storage.before("get", folder, lambda: put(session.store, f"a/c/3/{len(keys(session.store))}", big(3)))
+    with pytest.warns(icechunk.MergeOverlapWarning, match="1 chunks of /a"):
+        session.merge(*forks)
+    between = [key for key in keys(session.store) if key.startswith("a/c/3/")]
+    assert between and not storage._todo[1:], "something was written while the merge looked"
+    session.commit("all of it")
+    store = repo.readonly_session("main").store
+    assert get(store, "a/c/0/0") == big(10 + several) and get(store, "a/c/1/0") == big(20)
+    assert [get(store, key) for key in between] == [big(3)] * len(between)
+
+
+def test_forks_are_merged_by_several_threads(repo):
+    with_array(repo, shape=(16, 16))
+    session = repo.writable_session("main")
+    forks = [session.fork() for _ in range(16)]
+    start = threading.Barrier(8)
+
+    def merge(mine):
+        start.wait()
+        for number in mine:
+            put(forks[number].store, f"a/c/{number}/0", big(number))
+            put(session.store, f"a/c/{number}/1", big(number))
+            session.merge(forks[number])
+
+    threads = [threading.Thread(target=merge, args=([number, number + 8],)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(keys(session.store)) == 2 * 16 + 2
+    session.discard_changes()
