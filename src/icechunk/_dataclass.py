@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from operator import attrgetter
+from operator import attrgetter, ge, gt, le, lt
 from types import MemberDescriptorType
 from typing import TYPE_CHECKING, Any
 
@@ -123,6 +123,20 @@ def _give_comparison(cls: type, frozen: bool) -> None:
         cls.__hash__ = __hash__  # type: ignore[method-assign,assignment]
 
 
+def _give_order(cls: type) -> None:
+    values = _values_of(tuple(item.name for item in dataclasses.fields(cls) if item.compare))
+
+    def compared_by(name: str, compare: Callable[[Any, Any], bool]) -> Any:
+        def method(self: Any, other: Any) -> Any:
+            return compare(values(self), values(other)) if other.__class__ is self.__class__ else NotImplemented
+
+        method.__name__ = name
+        return method
+
+    for name, compare in (("__lt__", lt), ("__le__", le), ("__gt__", gt), ("__ge__", ge)):
+        _give(cls, compared_by(name, compare))
+
+
 def _give_repr(cls: type) -> None:
     names = [item.name for item in dataclasses.fields(cls) if item.repr]
 
@@ -183,8 +197,6 @@ if not TYPE_CHECKING:
         """As `dataclasses.dataclass`."""
 
         def decorate(cls: type) -> type:
-            if order:
-                return dataclasses.dataclass(init=init, repr=repr, eq=eq, order=order, frozen=frozen, slots=slots)(cls)
             cls = dataclasses.dataclass(init=False, repr=False, eq=False, slots=slots)(cls)
             if init and "__init__" not in vars(cls):
                 type.__setattr__(cls, "__init__", _Init(cls, frozen))
@@ -192,6 +204,8 @@ if not TYPE_CHECKING:
                 _give_repr(cls)
             if eq:
                 _give_comparison(cls, frozen)
+            if order:
+                _give_order(cls)
             if frozen:
                 _refuse_changes(cls, slots)
             return cls

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from icechunk._driver import blocking, concurrent_map, gather
-from icechunk.ancestry_graph import AncestryGraph, ancestry_graph
 from icechunk.core import RepositoryCore
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.format.ids import format_id, parse_snapshot_id
 from icechunk.format.repo_info import SnapshotRecord
-from icechunk.history import diff_logs
 from icechunk.info import Diff, SnapshotInfo
 from icechunk.iterators import AsyncCloseableIterator
-from icechunk.ops.id_set import as_ids, format_names
-from icechunk.rebase import log_ids
+
+if TYPE_CHECKING:
+    from icechunk.ancestry_graph import AncestryGraph
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MANY = 16
@@ -83,6 +82,8 @@ class Chronicle:
         """The history as a picture: text with or without colours, SVG and HTML in notebooks."""
         tips = [] if branch is tag is snapshot_id is None else [await self._resolve(branch, tag, snapshot_id)]
         history = await self._core.refs.history(tips)
+        from icechunk.ancestry_graph import ancestry_graph
+
         return ancestry_graph(history, tips or None, plain=plain)
 
     ancestry_graph = blocking(ancestry_graph_async)
@@ -117,6 +118,9 @@ class Chronicle:
                 f"{format_id(start)}; exchange them, or look at `repo.ancestry(snapshot_id=...)`",
                 ErrorKind.BAD_SNAPSHOT_CHAIN_FOR_DIFF,
             )
+        from icechunk.history import diff_logs
+        from icechunk.rebase import log_ids
+
         wanted = [log_id for _, log_id in log_ids(missed[::-1], start)]
         logs, before, after = await gather(
             concurrent_map(core.assets.transaction_log, wanted, core.width),
@@ -138,6 +142,8 @@ def infos_of(records: Sequence[SnapshotRecord]) -> list[SnapshotInfo]:
     """What users see of snapshots, each of which is the parent of the one before it."""
     if len(records) < _MANY:
         return [info_of(record) for record in records]
+    from icechunk.ops.id_set import as_ids, format_names
+
     names: list[str | None] = [*format_names(as_ids([record.id for record in records]))]
     last = records[-1].parent_id
     names.append(None if last is None else format_id(last))

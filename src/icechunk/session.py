@@ -31,11 +31,10 @@ from icechunk.format.node_path import parse_path
 from icechunk.format.values import to_json_domain
 from icechunk.history import status_diff
 from icechunk.info import ChunkType, Diff, SessionMode
-from icechunk.merging import merge_workspaces
-from icechunk.publishing import Publisher
 from icechunk.workspace import Mode, Workspace
 
 if TYPE_CHECKING:
+    from icechunk.publishing import Publisher
     from icechunk.store import IcechunkStore
 
 __all__ = ["ForkSession", "IcechunkStore", "MergeOverlapWarning", "Session"]
@@ -340,6 +339,8 @@ class Session:
         return await self._publisher().rewrite_manifests(self._branch, message, properties, amend=amend)
 
     def _publisher(self) -> Publisher:
+        from icechunk.publishing import Publisher  # with all that writes files, which who only reads never needs
+
         return Publisher(self._core, self._workspace)
 
     def _committable(self, allow_empty: bool) -> str:
@@ -432,6 +433,8 @@ class Session:
             raise _read_only()
         for other in others:
             self._check_mergeable(other)
+        from icechunk.merging import merge_workspaces
+
         for overlaps in filter(None, await merge_workspaces(workspace, [other._workspace for other in others])):
             warnings.warn(
                 f"merged sessions wrote the same things; what the last one wrote stands for {overlaps}",

@@ -134,6 +134,9 @@ def test_comparison_is_what_was_asked_for() -> None:
     one = ByIdentity(1)
     assert one == one and one != ByIdentity(1) and len({one, ByIdentity(1)}) == 2
     assert sorted([Ordered(2), Ordered(1)]) == [Ordered(1), Ordered(2)]
+    assert Ordered(1) <= Ordered(1) < Ordered(2) and Ordered(2) >= Ordered(2) > Ordered(1)
+    with pytest.raises(TypeError, match="not supported between"):
+        _ = Ordered(1) < 2  # type: ignore[operator]
 
 
 def test_methods_of_the_class_stay() -> None:

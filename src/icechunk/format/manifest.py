@@ -12,7 +12,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zstandard
@@ -26,13 +27,15 @@ from icechunk.format.chunk_table import INLINE, NATIVE, VIRTUAL, ChunkTable, gat
 from icechunk.format.envelope import HEADER_SIZE, MAX_PAYLOAD, Buffer, FileType, check_header, open_envelope
 from icechunk.format.gradual import GradualPayload, open_gradual
 from icechunk.format.location_compression import LocationCompression, decompress_locations
-from icechunk.format.manifest_encoding import encode_manifest
-from icechunk.format.manifest_few import FEW, encode_few, revise_few
 from icechunk.format.manifest_layout import Mark, Revised, read_mark
-from icechunk.format.manifest_revision import revise_manifest
 from icechunk.format.schemas import CHUNK_REF, MANIFEST
 from icechunk.format.segments import SegmentedPayload, open_segments
 from icechunk.format.stored_text import StoredText
+
+if TYPE_CHECKING:
+    from icechunk.format.manifest_encoding import encode_manifest
+    from icechunk.format.manifest_few import FEW, encode_few, revise_few
+    from icechunk.format.manifest_revision import revise_manifest
 
 __all__ = [
     "FEW",
@@ -45,6 +48,14 @@ __all__ = [
     "revise_manifest",
 ]
 
+_WRITERS = {  # who only reads does without these modules
+    "encode_manifest": "manifest_encoding",
+    "FEW": "manifest_few",
+    "encode_few": "manifest_few",
+    "revise_few": "manifest_few",
+    "revise_manifest": "manifest_revision",
+}
+
 _MIN_PROBES, _MAX_PROBES = 1_000, 12_000
 """So many probes, in between those of an eighth of the references, before all are read: that costs as much."""
 
@@ -53,6 +64,14 @@ _ZSTD = 1
 
 _U32 = struct.Struct("<I").unpack_from
 _SLOT = {name: field.slot for name, field in CHUNK_REF.fields.items()}
+
+
+def __getattr__(name: str) -> Any:
+    module = _WRITERS.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"icechunk.format.{module}"), name)
+    return value
 
 
 @cache

@@ -19,7 +19,6 @@ from icechunk.flatbuf.columns import TableColumns, element_positions
 from icechunk.flatbuf.reader import Document, VectorView
 from icechunk.format.envelope import FileType, open_envelope, seal
 from icechunk.format.nested_columns import read_names
-from icechunk.format.repo_info_encoding import encode_payload
 from icechunk.format.repo_updates import (
     BranchCreated,
     BranchDeleted,
@@ -147,6 +146,8 @@ class RepoInfo:
 
     def encode(self, level: int = 3) -> bytes:
         """The file."""
+        from icechunk.format.repo_info_encoding import encode_payload  # who only reads does without it
+
         payload, snapshots, updates = encode_payload(self)
         # The same content, where it lies in the new bytes: the next change then has nothing to carry over but those.
         object.__setattr__(self, "snapshots", snapshots)

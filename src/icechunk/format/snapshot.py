@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Collection, Iterator
 from itertools import chain
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +20,12 @@ from icechunk.format.envelope import HEADER_SIZE, MAX_PAYLOAD, FileType, open_en
 from icechunk.format.manifest_files import ManifestFile, ManifestFiles
 from icechunk.format.schemas import SNAPSHOT
 from icechunk.format.segments import open_segments
-from icechunk.format.snapshot_encoding import encode_initial_snapshot, encode_snapshot
 from icechunk.format.snapshot_nodes import DimensionShape, ManifestRef, Node, NodeTable, SnapshotDocument
 from icechunk.format.times import checked_time
 from icechunk.format.values import read_items
+
+if TYPE_CHECKING:
+    from icechunk.format.snapshot_encoding import encode_initial_snapshot, encode_snapshot
 
 __all__ = [
     "DimensionShape",
@@ -40,6 +42,15 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 _KEPT = 64
 _MANY = 256
 """Rows from which on reading all paths at once is faster than those of the rows."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("encode_snapshot", "encode_initial_snapshot"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from icechunk.format import snapshot_encoding  # who only reads does without it
+
+    value = globals()[name] = getattr(snapshot_encoding, name)
+    return value
 
 
 class Snapshot:

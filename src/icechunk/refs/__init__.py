@@ -14,7 +14,7 @@ from icechunk.config import to_stored
 from icechunk.errors import PreconditionFailedError
 from icechunk.format.ids import INITIAL_SNAPSHOT_ID, format_id
 from icechunk.format.repo_info import RepoInfo, SnapshotRecord
-from icechunk.format.snapshot import Snapshot, encode_initial_snapshot
+from icechunk.format.snapshot import Snapshot
 from icechunk.format.transaction_log import TransactionLog
 from icechunk.refs.base import (
     MAIN,
@@ -133,6 +133,8 @@ async def _claim(context: Context, spec: int, *, replace: bool) -> Snapshot:
 
     What stands in its place and is none is an obstacle, or is replaced.
     """
+    from icechunk.format.snapshot import encode_initial_snapshot
+
     data = encode_initial_snapshot(spec, context.now())
     try:
         await put_surely(context.storage, _FIRST_SNAPSHOT, data, ABSENT, metadata=object_metadata(spec, "snapshot"))

@@ -29,7 +29,7 @@ from icechunk.errors import (
 )
 from icechunk.format.ids import INITIAL_SNAPSHOT_ID, format_id
 from icechunk.format.repo_info import SnapshotRecord
-from icechunk.format.snapshot import Snapshot, encode_snapshot
+from icechunk.format.snapshot import Snapshot
 from icechunk.refs.base import (
     MAIN,
     MAX_CLOCK_DRIFT,
@@ -388,6 +388,8 @@ class RefFiles(RefStore):
         path = SNAPSHOTS + format_id(record.id)
         data = self._recent.get(path) or (await self.storage.get(path))[0]
         snapshot = Snapshot.decode(data, path)
+        from icechunk.format.snapshot import encode_snapshot
+
         encoded = encode_snapshot(
             spec=self.spec,
             id=snapshot.id,

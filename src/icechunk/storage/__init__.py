@@ -6,6 +6,9 @@ under this name too.
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from icechunk.config import (
     AnyObjectStoreConfig,
     ChecksumAlgorithm,
@@ -26,7 +29,6 @@ from icechunk.credentials import (
 from icechunk.info import ChunkType
 from icechunk.storage._constructors import StorageObjectInfo
 from icechunk.storage.base import Storage
-from icechunk.storage.doctor import StorageReport, UnsafeStorageWarning
 from icechunk.storage.factories import (
     azure_storage,
     gcs_storage,
@@ -41,8 +43,11 @@ from icechunk.storage.factories import (
     s3_storage,
     tigris_storage,
 )
-from icechunk.storage.urls import storage_from_url
 from icechunk.virtual_types import azure_store, gcs_store, http_store, local_filesystem_store, s3_store
+
+if TYPE_CHECKING:
+    from icechunk.storage.doctor import StorageReport, UnsafeStorageWarning
+    from icechunk.storage.urls import storage_from_url
 
 __all__ = [
     "AnyObjectStoreConfig",
@@ -82,3 +87,17 @@ __all__ = [
     "storage_from_url",
     "tigris_storage",
 ]
+
+_LATER = {"StorageReport": "doctor", "UnsafeStorageWarning": "doctor", "storage_from_url": "urls"}
+
+
+def __getattr__(name: str) -> Any:
+    module = _LATER.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{module}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
