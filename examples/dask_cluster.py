@@ -25,7 +25,7 @@ def main(directory: str) -> None:
             zarr.create_array(store, name=name, shape=(100, 100), chunks=(25, 100), dtype="f8", fill_value=0)
 
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
         Client(cluster),
     ):
         session = repo.writable_session("main")

@@ -25,7 +25,7 @@ distributed = pytest.importorskip("distributed")
 @pytest.fixture(scope="module", params=[True, False], ids=["processes", "threads"])
 def client(request: pytest.FixtureRequest) -> Iterator[object]:
     cluster = distributed.LocalCluster(
-        n_workers=2, threads_per_worker=2, processes=request.param, dashboard_address=None, silence_logs=50
+        n_workers=2, threads_per_worker=2, processes=request.param, dashboard_address=":0", silence_logs=50
     )
     with cluster, distributed.Client(cluster) as client:
         yield client
