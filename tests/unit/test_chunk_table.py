@@ -291,6 +291,19 @@ def test_runs_of_bytes_are_gathered() -> None:
         assert gather_bytes(data, np.array(starts, np.int64), np.array(lengths, np.int64)) == expected
 
 
+@pytest.mark.parametrize("run", [1, 2, 3, 50, 5_000])
+@pytest.mark.parametrize("missing", [False, True], ids=["all there", "some missing"])
+def test_long_text_columns_of_runs(run: int, missing: bool) -> None:
+    values: list[str | None] = ["".join(("file ", str(number // run % 700))) for number in range(5_000)]
+    if missing:
+        values[1_500:1_700] = [None] * 200
+        values[-1] = None
+    column = TextColumn.factorise(values)
+    assert [*map(column.at, range(5_000))] == values
+    assert column.distinct == list(dict.fromkeys(text for text in values if text is not None))
+    assert column.codes.dtype == np.int32
+
+
 @given(
     st.lists(st.one_of(st.none(), st.sampled_from("abcd")), max_size=20), st.lists(st.sampled_from("cdef"), max_size=9)
 )
