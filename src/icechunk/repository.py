@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
@@ -139,7 +140,7 @@ class Repository(Chronicle, Maintenance, Shown):
             Something is stored there already (parent-directory-not-clean).
         """
         spec = _spec(spec_version)
-        policy = VirtualPolicy.of(virtual_drift, anonymous_virtual_access)
+        policy = VirtualPolicy.of(virtual_drift, anonymous_virtual_access).with_given(config)
         core = _core_before_opening(storage, config, authorize_virtual_chunk_access, spec, policy)
         context = ref_context(core.storage, core.assets, core.effective)
         stored = config if config is not None and config != RepositoryConfig.default() else None
@@ -174,7 +175,7 @@ class Repository(Chronicle, Maintenance, Shown):
         arguments are those of `create`. Warns of virtual chunk containers that were not authorized
         (`UnauthorizedContainersWarning`). Raises `RepositoryNotFoundError` when there is none.
         """
-        policy = VirtualPolicy.of(virtual_drift, anonymous_virtual_access)
+        policy = VirtualPolicy.of(virtual_drift, anonymous_virtual_access).with_given(config)
         repo = await cls._open(storage, config, authorize_virtual_chunk_access, attribution, policy)
         if repo is None:
             raise RepositoryNotFoundError(
@@ -203,7 +204,7 @@ class Repository(Chronicle, Maintenance, Shown):
 
         Of several processes that do so at once, one creates and all open.
         """
-        policy = VirtualPolicy.of(virtual_drift, anonymous_virtual_access)
+        policy = VirtualPolicy.of(virtual_drift, anonymous_virtual_access).with_given(config)
         repo = await cls._open(storage, config, authorize_virtual_chunk_access, attribution, policy)
         if repo is not None:
             return repo
@@ -308,6 +309,7 @@ class Repository(Chronicle, Maintenance, Shown):
             policy.drift if virtual_drift is None else virtual_drift,
             policy.anonymous if anonymous_virtual_access is None else anonymous_virtual_access,
         )
+        policy = replace(policy, given=self._core.virtual_policy.given).with_given(config)
         merged = self._core.config if config is None else self._core.config.merge(config)
         authorized = None
         if authorize_virtual_chunk_access is not None:

@@ -285,7 +285,9 @@ class VirtualChunks:
             with self._lock:
                 reader = self._readers.get(prefix)
                 if reader is None:
-                    reader = self._readers[prefix] = open_reader(container, self._allowed[prefix], self._settings)
+                    credentials = self._allowed[prefix]
+                    self.policy.check_way(container, credentials)
+                    reader = self._readers[prefix] = open_reader(container, credentials, self._settings)
         return reader
 
 

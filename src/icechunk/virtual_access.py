@@ -12,14 +12,19 @@ import os
 import sys
 import warnings
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any, Literal, TypeAlias, get_args
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 from urllib.parse import urlsplit
 
 from icechunk._dataclass import dataclass
 from icechunk.config.virtual import with_final_slash
 from icechunk.credentials import AzureCredentials, Credentials, GcsCredentials, S3Credentials
 from icechunk.display import Card, Plain, Row, Shown, masked_url, quoted
+from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.virtual_types import ObjectStoreConfig, VirtualChunkContainer
+
+if TYPE_CHECKING:
+    from icechunk.config import RepositoryConfig
 
 log = logging.getLogger("icechunk.virtual")
 
@@ -49,10 +54,13 @@ class VirtualPolicy:
     anonymous : bool or tuple of str
         Which containers may be read without having been authorized, by requests that carry no credentials: none, all
         that are elsewhere, or those whose URL prefix begins with one of these.
+    given : tuple of VirtualChunkContainer
+        The containers that whoever opened the repository has set up, who so knows where requests to them go.
     """
 
     drift: Drift = "error"
     anonymous: bool | tuple[str, ...] = False
+    given: tuple[VirtualChunkContainer, ...] = ()
 
     @classmethod
     def of(cls, drift: str, anonymous: bool | Collection[str]) -> VirtualPolicy:
@@ -64,6 +72,27 @@ class VirtualPolicy:
         if isinstance(anonymous, str):
             raise TypeError("anonymous_virtual_access is True, False or a list of URL prefixes, not one text")
         return cls(drift, tuple(with_final_slash(prefix) for prefix in anonymous))  # type: ignore[arg-type]
+
+    def with_given(self, config: RepositoryConfig | None) -> VirtualPolicy:
+        """The same, for somebody who also gave this configuration."""
+        containers = getattr(config, "virtual_chunk_containers", None) or {}  # what is no configuration is refused later
+        return replace(self, given=(*self.given, *containers.values())) if containers else self
+
+    def check_way(self, container: VirtualChunkContainer, credentials: Any) -> None:
+        """Raise `InvalidInputError` where stored options would send a secret elsewhere than to the service.
+
+        Tokens and keys of Google and Azure tell everything to whoever gets them (a signature for S3 does not), and the
+        options of a container are those that somebody stored with the repository.
+        """
+        option = None if container in self.given else leads_elsewhere(container.store, credentials)
+        if option is not None:
+            raise InvalidInputError(
+                f"the virtual chunk container {masked_url(container.url_prefix)} is stored with the option `{option}`, by "
+                "which your credentials would be sent to another place than the service they are for, or in another way. "
+                "If that is meant, give the container yourself when you open the repository, in "
+                "`config=icechunk.RepositoryConfig(virtual_chunk_containers={prefix: container})`",
+                ErrorKind.INVALID_CREDENTIALS,
+            )
 
     def anonymous_credentials(self, container: VirtualChunkContainer) -> Credentials | None:
         """What reads a container that was not authorized; None where the policy does not cover it.
@@ -90,6 +119,59 @@ def _without_a_key(store: Any) -> Credentials | None:
     if isinstance(store, ObjectStoreConfig.Http):
         return Credentials.HttpAccess()
     return None
+
+
+_HARMLESS_OPTIONS = frozenset(
+    {
+        *(
+            "account",
+            "account_name",
+            "bucket",
+            "bucket_name",
+            "container_name",
+            "skip_signature",
+            "default_content_type",
+        ),
+        *("allow_http", "connect_timeout", "read_timeout", "timeout", "user_agent", "http1_only", "http2_only"),
+        *("http2_keep_alive_interval", "http2_keep_alive_timeout", "http2_keep_alive_while_idle"),
+        *("pool_idle_timeout", "pool_max_idle_per_host", "randomize_addresses"),
+    }
+)
+_ADDRESSES = frozenset({"base_url", "endpoint"})
+_AZURE_HOSTS = ("core.windows.net", "core.chinacloudapi.cn", "core.usgovcloudapi.net", "fabric.microsoft.com")
+# prefixes of the names of their options, and the domains that are theirs
+_SERVICES: dict[Any, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    ObjectStoreConfig.Gcs: (("google_",), ("googleapis.com",)),
+    ObjectStoreConfig.Azure: (("azure_storage_", "azure_"), _AZURE_HOSTS),
+}
+
+
+def leads_elsewhere(store: Any, credentials: Any) -> str | None:
+    """The option of a container by which secrets would go elsewhere than to the service, None where there is none."""
+    if type(store) not in _SERVICES or isinstance(
+        getattr(credentials, "_0", None), (GcsCredentials.Anonymous, AzureCredentials.Anonymous)
+    ):
+        return None
+    prefixes, hosts = _SERVICES[type(store)]
+    options: dict[str, str] = store._0 or {}
+    for name, value in options.items():
+        plain = name.lower()
+        plain = next((plain.removeprefix(prefix) for prefix in prefixes if plain.startswith(prefix)), plain)
+        if plain in _HARMLESS_OPTIONS or (plain in _ADDRESSES and _is_address_of(str(value), hosts)):
+            continue
+        return name
+    return None
+
+
+def _is_address_of(url: str, hosts: tuple[str, ...]) -> bool:
+    """Whether a URL leads to one of these domains, encrypted, or to this very machine."""
+    parts = urlsplit(url)
+    host = (parts.hostname or "").rstrip(".")
+    if "@" in parts.netloc or "\\" in url:
+        return False
+    if host in ("localhost", "127.0.0.1", "::1"):
+        return True
+    return parts.scheme == "https" and any(host == domain or host.endswith(f".{domain}") for domain in hosts)
 
 
 def _is_nearby(container: VirtualChunkContainer) -> bool:

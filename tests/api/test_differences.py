@@ -366,6 +366,21 @@ def test_in_memory() -> None:
     assert messages(repo)[0] == "by the copy"
 
 
+def test_stored_addresses() -> None:
+    config = icechunk.RepositoryConfig.default()
+    store = icechunk.gcs_store({"google_base_url": "https://elsewhere.example"})
+    config.set_virtual_chunk_container(icechunk.VirtualChunkContainer("gs://bucket/", store))
+    storage = icechunk.in_memory_storage()
+    with icechunk.Repository.create(storage, config).transaction("main", message="virtual") as made:
+        zarr.create_array(made, name="a", shape=(1,), dtype="u1", compressors=None)
+        made.set_virtual_ref("a/c/0", "gs://bucket/x", offset=0, length=1)
+    secret = icechunk.containers_credentials({"gs://bucket/": icechunk.gcs_credentials(bearer_token="secret")})
+    repo = icechunk.Repository.open(storage, authorize_virtual_chunk_access=secret)
+    with pytest.raises(icechunk.IcechunkError, match="google_base_url") as caught:
+        zarr.open_array(repo.readonly_session("main").store, path="a", mode="r")[:]
+    assert caught.value.kind == "invalid-credentials"
+
+
 def test_unauthorized_containers() -> None:
     config = icechunk.RepositoryConfig.default()
     container = icechunk.VirtualChunkContainer("s3://bucket/", icechunk.s3_store(region="us-east-1"))

@@ -225,6 +225,8 @@ def address(endpoint: str, bucket: str, *, force_path_style: bool) -> tuple[str,
 
 
 def _amazon(region: str) -> str:
+    if not region.replace("-", "").isalnum() or not region.isascii():
+        raise StorageError(f"invalid name of a region: {region!r}", ErrorKind.STORAGE_CONFIG)  # it is in a host name
     return f"https://s3.{region}.amazonaws.com" + (".cn" if region.startswith("cn-") else "")
 
 

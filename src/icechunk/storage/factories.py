@@ -436,7 +436,8 @@ def http_storage(base_url: str, opts: dict[str, str] | None = None, headers: dic
     opts
         Options of the client.
     headers
-        HTTP headers sent with all requests.
+        HTTP headers sent with all requests. Where the server redirects to another host they are sent there too, but for
+        `Authorization` and `Cookie`.
     """
     return new_http(base_url, opts, headers)
 

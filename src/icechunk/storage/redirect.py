@@ -9,6 +9,7 @@ credentials: what it points to must be public.
 from __future__ import annotations
 
 import http.client
+import re
 import threading
 import urllib.request
 from typing import Any
@@ -26,6 +27,7 @@ from icechunk.storage.wrappers import StorageWrapper
 _TIMEOUT = 30.0
 """Seconds that a server may take to answer."""
 _MAX_HOPS = 10
+_IS_NAME = re.compile(r"[A-Za-z0-9-]+").fullmatch
 
 
 class _NoFollowing(urllib.request.HTTPRedirectHandler):
@@ -92,10 +94,15 @@ def storage_at(url: str) -> Storage:
     scheme = parts.scheme.lower()
     query = {name: values[0] for name, values in parse_qs(parts.query).items()}
 
+    def plain(value: str) -> str:
+        if not _IS_NAME(value):  # it becomes part of a host name
+            raise _bad(f"invalid Storage URL, no such region or account: {url}")
+        return value
+
     def needed(name: str) -> str:
         if name not in query:
             raise _bad(f"invalid Storage URL, must have a {name} query parameter: {url}")
-        return query[name]
+        return plain(query[name])
 
     if scheme not in ("s3", "gs", "gcs", "r2", "tigris"):
         raise _bad(f"bad URL for redirect Storage, unknown scheme: {url}")
@@ -107,7 +114,7 @@ def storage_at(url: str) -> Storage:
     if scheme == "tigris":
         return new_tigris(S3Options(region=needed("region"), anonymous=True), bucket, prefix, False, anonymous)
     if scheme == "r2":
-        options = S3Options(region=query.get("region"), anonymous=True)
+        options = S3Options(region=plain(query["region"]) if "region" in query else None, anonymous=True)
         return new_r2(options, bucket, prefix, needed("account_id"), anonymous)
     return new_gcs(bucket, prefix, GcsCredentials.Anonymous())
 

@@ -150,7 +150,12 @@ def _azure_account(options: dict[str, str]) -> tuple[str, dict[str, str]]:
         "azure_storage_account",
     ):
         if name in options:
-            return options.pop(name), options
+            account = options.pop(name)
+            if not account.replace("-", "").isalnum() or not account.isascii():
+                raise InvalidInputError(  # it becomes part of a host name
+                    f"invalid name of an Azure storage account: {account!r}", ErrorKind.STORAGE_CONFIG
+                )
+            return account, options
     raise InvalidInputError(
         "an Azure virtual chunk container needs the storage account: azure_store({'account': ...})",
         ErrorKind.STORAGE_CONFIG,
