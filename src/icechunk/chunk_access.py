@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
-from icechunk._driver import concurrent_map
+from icechunk._driver import concurrent_map, offload
 from icechunk.assets import Assets
 from icechunk.change_set import Coords
 from icechunk.errors import ErrorKind, InvalidInputError
@@ -21,7 +22,10 @@ async def table_of(assets: Assets, node: Node) -> ChunkTable:
     manifests = await concurrent_map(
         lambda ref: assets.manifest(ref.id), node.manifests, max(assets.storage.concurrency, 1)
     )
-    tables = [manifest.table(node.id) for manifest in manifests]
+    tables = [
+        manifest.table(node.id) if manifest.missing is None else await offload(partial(manifest.table, node.id))
+        for manifest in manifests
+    ]
     tables = [table for table in tables if table.ndim == len(node.shape)]
     if len(tables) < 2:
         return tables[0] if tables else ChunkTable.empty(len(node.shape))

@@ -15,12 +15,13 @@ import warnings
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 from enum import Enum
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from icechunk._dataclass import dataclass
-from icechunk._driver import concurrent_map
+from icechunk._driver import concurrent_map, offload
 from icechunk.assets import Assets
 from icechunk.change_set import UNTOUCHED, ChangeSet, ChunkEdits, Coords
 from icechunk.chunk_access import beginning_with, lies_in, require_array, resolve_range, table_of
@@ -297,6 +298,8 @@ class Workspace:
                 if not self._preloaded:
                     await self._preload()
                 manifest = await self.assets.manifest(ref.id)
+                if manifest.is_far(node.id, coords, ref.extents):
+                    return await offload(partial(manifest.find, node.id, coords, ref.extents))
                 return manifest.find(node.id, coords, ref.extents)
         return None
 

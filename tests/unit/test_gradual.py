@@ -180,6 +180,17 @@ def test_a_lookup_in_a_file_of_ours_reads_what_is_in_front_of_it() -> None:
     assert found.missing.filled < found.doc.size / 2
 
 
+def test_what_is_decompressed_already_is_near() -> None:
+    found = manifest(encode_manifest(ID, {NODE: TABLE}, spec=1))
+    extents = TABLE.extents()
+    assert found.is_far(NODE, (0, 0), extents)
+    assert found.find(NODE, (50, 0), extents) == TABLE.ref(500)
+    assert not found.is_far(NODE, (50, 0), extents) and not found.is_far(NODE, (7, 1), extents)
+    assert found.is_far(NODE, (400, 0), extents) and found.is_far(NODE, (999, 9), extents)
+    found.table(NODE)
+    assert not found.is_far(NODE, (400, 0), extents)
+
+
 def test_few_references_are_revised_on_top_of_all_that_was_there() -> None:
     small = table_of(300)
     data = encode_manifest(ID, {NODE: small}, spec=1)

@@ -45,17 +45,21 @@ class GradualPayload:
         self._lock = threading.Lock()
         self._state = None
 
+    def has(self, stop: int) -> bool:
+        """Whether all up to `stop` is valid, and `AHEAD` bytes more, as far as the content goes."""
+        return stop + AHEAD <= self.filled or self.is_complete
+
     def need(self, start: int, stop: int) -> None:
         """Make `buf[start:stop]` valid, and `AHEAD` bytes more, as far as the content goes.
 
         Raises `zstandard.ZstdError` for a broken frame.
         """
-        if stop + AHEAD <= self.filled or self.is_complete:
+        if self.has(stop):
             return
         if self._process != os.getpid():
             self._begin()  # whoever decompressed in the parent process is not here
         with self._lock:
-            if stop + AHEAD > self.filled and not self.is_complete:
+            if not self.has(stop):
                 self._advance(min(stop + 4 * AHEAD, len(self.buf)))
 
     def _advance(self, target: int) -> None:

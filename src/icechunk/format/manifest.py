@@ -157,6 +157,18 @@ class Manifest:
         row = array.row_of(coords, extents)
         return None if row < 0 else array.ref(row)
 
+    def is_far(self, node_id: bytes, coords: tuple[int, ...], extents: Sequence[tuple[int, int]]) -> bool:
+        """Whether `find` may have to decompress so much that an event loop should not wait for it."""
+        missing = self.missing
+        if not isinstance(missing, GradualPayload):
+            return False
+        array = self._opened.get(node_id)
+        row = _guess(coords, extents, array.count) if array is not None and len(extents) == len(coords) else None
+        if array is None or row is None:
+            return True
+        slot = array.vector.start + 4 * row
+        return not missing.has(slot + 4) or not missing.has(slot + int(_U32(self.doc.buf, slot)[0]))
+
     def table(self, node_id: bytes) -> ChunkTable:
         """All references of one array; an empty table (of no dimensions) for an array that has none here."""
         known = self._tables.get(node_id)
