@@ -23,10 +23,3 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     lines = ["| " + " | ".join(cells) + " |" for cells in [head, *rows]]
     lines.insert(1, "| --- |" + " --: |" * (len(head) - 1))
     return "\n".join(lines)
-
-
-def median_of(values: list[float]) -> float:
-    """The middle one."""
-    ordered = sorted(values)
-    half = len(ordered) // 2
-    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2

@@ -15,11 +15,12 @@ import itertools
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from statistics import median
 
 import numpy as np
 from tests.servers.fault_proxy import proxy_of
 
-from benchmarks.document import median_of, put, table
+from benchmarks.document import put, table
 from benchmarks.s3_servers import BUCKET, Backend, add_engine_options, engines, requests_of, serving, work
 from icechunk._driver import run
 
@@ -87,9 +88,9 @@ def rows(found: Rounds) -> list[list[str]]:
             if any(values):
                 title = {"requests": "requests", "read": "seconds", "read cpu": "processor seconds"}[name]
                 width = "10" if concurrency is None else str(concurrency)
-                shown = [f"{median_of(value):.3g}" if value else "" for value in values]
+                shown = [f"{median(value):.3g}" if value else "" for value in values]
                 if name == "requests":
-                    shown = [f"{median_of(value):,.0f}" if value else "" for value in values]
+                    shown = [f"{median(value):,.0f}" if value else "" for value in values]
                 lines.append([f"{way}, {width} at a time: {title}", *shown])
     return lines
 

@@ -15,8 +15,9 @@ import itertools
 import os
 import sys
 from collections import defaultdict
+from statistics import median
 
-from benchmarks.document import median_of, put, table
+from benchmarks.document import put, table
 from benchmarks.s3_servers import KINDS, add_engine_options, engines, serving, work
 
 CHUNKS = (8192, 256)  # KiB
@@ -63,11 +64,11 @@ def size(kibibytes: int) -> str:
 
 
 def speed(seconds: list[float] | None, mebibytes: int) -> str:
-    return f"{mebibytes / median_of(seconds):,.0f}" if seconds else ""
+    return f"{mebibytes / median(seconds):,.0f}" if seconds else ""
 
 
 def ratio(mine: list[float] | None, other: list[float] | None) -> str:
-    return f"{median_of(mine) / median_of(other):.2f}" if mine and other else ""
+    return f"{median(mine) / median(other):.2f}" if mine and other else ""
 
 
 def report(found: Rounds, mebibytes: int, rounds: int) -> str:
