@@ -75,7 +75,9 @@ class VirtualPolicy:
 
     def with_given(self, config: RepositoryConfig | None) -> VirtualPolicy:
         """The same, for somebody who also gave this configuration."""
-        containers = getattr(config, "virtual_chunk_containers", None) or {}  # what is no configuration is refused later
+        containers = (
+            getattr(config, "virtual_chunk_containers", None) or {}
+        )  # what is no configuration is refused later
         return replace(self, given=(*self.given, *containers.values())) if containers else self
 
     def check_way(self, container: VirtualChunkContainer, credentials: Any) -> None:

@@ -92,11 +92,54 @@ def test_clocks_that_differ(s3: FakeS3) -> None:
 
 
 def test_what_can_only_be_read() -> None:
-    report = examined(ReadOnlyStorage(MemoryStorage()))
-    assert report["write and read"].outcome == "fails"
-    assert {finding.outcome for finding in report.findings[1:]} == {"unknown"}
-    assert not report.safe_for_concurrent_commits
-    assert "reading is all" in report.advice[0]
+    inner = MemoryStorage()
+    for there in ("nothing is there", "something is there"):
+        report = examined(ReadOnlyStorage(inner))
+        assert report["write and read"].outcome == "fails"
+        assert [(finding.name, finding.outcome) for finding in report.findings[1:]] == [
+            ("read", "works"),
+            ("listing", "works"),
+        ]
+        assert report["listing"].detail == there
+        assert not report.safe_for_concurrent_commits
+        assert report.settings == icechunk.StorageSettings(), "what was not tried is not advised against"
+        assert "reading is all" in report.advice[0]
+        assert "verdict: it can be read from, but not written to" in str(report)
+        run(inner.put("a", b"x"))
+
+
+def test_what_cannot_be_used_at_all() -> None:
+    with serving() as server:
+        storage = storage_of(server)
+    report = examined(storage)  # nobody answers there any more
+    assert [(finding.name, finding.outcome) for finding in report.findings] == [
+        ("write and read", "fails"),
+        ("read", "fails"),
+        ("listing", "fails"),
+    ]
+    assert report.verdict == "it cannot be used: nothing can be written or read here"
+    assert report.advice == ("check the address, the bucket or container, and the credentials: nothing at all works",)
+
+
+def test_nothing_is_left_behind_where_writing_went_wrong() -> None:
+    class Stale(StorageWrapper):
+        async def get(self, path: str, *, byte_range: ByteRange | None = None) -> tuple[Buffer, Version]:
+            _, version = await self._inner.get(path)
+            return b"old", version
+
+    inner = MemoryStorage()
+    report = examined(Stale(inner))
+    assert "reads are stale" in report["write and read"].detail
+    assert inner._objects == {}
+
+
+def test_failures_are_told_on_one_line_and_advice_once(s3: FakeS3) -> None:
+    s3.conditions = "refused"
+    report = examined(storage_of(s3))
+    assert report.verdict == "safe for one writer at a time only"
+    for name in ("create if absent", "compare and swap"):
+        assert report[name].detail == "this store does not know conditional writes, by which commits are kept apart"
+    assert str(report).count("unsafe_use_conditional_update=False") == 1
 
 
 class Forgetful(StorageWrapper):

@@ -29,6 +29,7 @@ _PATIENCE = 200
 _SKEW = 60.0
 """Seconds by which clocks may differ before it matters: what is younger than a day is never collected by accident."""
 _SAMPLES = 5
+_LONGEST = 300
 
 Outcome = Literal["works", "fails", "unknown"]
 
@@ -44,7 +45,8 @@ class Finding:
     Attributes
     ----------
     name : str
-        What: "write and read", "create if absent", "compare and swap", "ranges", "listing", "clock", "delete".
+        What: "write and read", "create if absent", "compare and swap", "ranges", "listing", "clock", "delete"; where
+        nothing can be written, "read" and "listing" after the first.
     outcome : "works", "fails" or "unknown"
         "unknown" is what could not be tried.
     detail : str
@@ -86,10 +88,13 @@ class StorageReport(Shown):
         """Whether nothing fails."""
         return all(finding.outcome != "fails" for finding in self.findings)
 
+    def _outcome(self, name: str) -> Outcome:
+        return next((finding.outcome for finding in self.findings if finding.name == name), "unknown")
+
     @property
     def safe_for_concurrent_commits(self) -> bool:
         """Whether any number of writers may commit at the same time."""
-        return all(self[name].outcome == "works" for name in ("create if absent", "compare and swap"))
+        return all(self._outcome(name) == "works" for name in ("create if absent", "compare and swap"))
 
     @property
     def settings(self) -> StorageSettings:
@@ -97,12 +102,24 @@ class StorageReport(Shown):
         from icechunk.config import StorageSettings
 
         return StorageSettings(
-            unsafe_use_conditional_create=False if self["create if absent"].outcome == "fails" else None,
-            unsafe_use_conditional_update=False if self["compare and swap"].outcome == "fails" else None,
+            unsafe_use_conditional_create=False if self._outcome("create if absent") == "fails" else None,
+            unsafe_use_conditional_update=False if self._outcome("compare and swap") == "fails" else None,
         )
+
+    @property
+    def verdict(self) -> str:
+        """What all of it comes to, in a few words."""
+        if self._outcome("read") == "fails":
+            return "it cannot be used: nothing can be written or read here"
+        if self._outcome("write and read") == "fails":
+            return "it can be read from, but not written to"
+        if not self.safe_for_concurrent_commits:
+            return "safe for one writer at a time only"
+        return "all is well" if self.ok else "safe for any number of writers, but see the advice"
 
     def _card(self) -> Card:
         rows = [Row(name, Plain(value) if isinstance(value, str) else value) for name, value in self.place.items()]
+        rows.append(Row("verdict", Plain(self.verdict)))
         rows += [Row(finding.name, Plain(finding)) for finding in self.findings]
         rows.append(Row("safe for concurrent commits", self.safe_for_concurrent_commits))
         if self.advice:
@@ -122,16 +139,30 @@ async def examine(storage: Storage) -> StorageReport:
         ("clock", probe.clock),
         ("delete", probe.delete),
     )
-    findings: list[Finding] = []
+    findings = [await _tried(*steps[0])]
+    if findings[0].outcome != "works":
+        steps = (("read", probe.read), ("listing", probe.listing_of_others))
+        await _tried("delete", probe.delete)  # what was written in spite of it
+    else:
+        steps = steps[1:]
     for name, step in steps:
-        if findings and findings[0].outcome != "works":
-            findings.append(Finding(name, "unknown", "not tried, since nothing could be written"))
-            continue
-        try:
-            findings.append(await step())
-        except IcechunkError as error:
-            findings.append(Finding(name, "fails", error.message))
+        findings.append(await _tried(name, step))
     return StorageReport(storage.describe(), tuple(findings), tuple(_advice(findings)))
+
+
+async def _tried(name: str, step: Callable[[], Awaitable[Finding]]) -> Finding:
+    try:
+        return await step()
+    except IcechunkError as error:
+        return Finding(name, "fails", _brief(error))
+
+
+def _brief(error: IcechunkError) -> str:
+    """What went wrong on one line, without what the advice says anyway and without what servers say in XML."""
+    text = " ".join(error.message.removeprefix("object store error: ").split())
+    for beginning in (". To use it all the same", "<?xml", "<Error>", "<!DOCTYPE", "<html"):
+        text = text.partition(beginning)[0]
+    return text.strip() if len(text) <= _LONGEST else f"{text[:_LONGEST].strip()} ..."
 
 
 class _Probe:
@@ -165,6 +196,22 @@ class _Probe:
         if bytes((await self._storage.get(self._path("empty")))[0]):
             return Finding(name, "fails", "an empty object came back with content")
         return Finding(name, "works", f"{_milliseconds(writing)} to write, {_milliseconds(reading)} to read")
+
+    async def read(self) -> Finding:
+        """Where nothing can be written: ask for an object that is not there, which every store can tell."""
+        began = time.perf_counter()
+        try:
+            await self._storage.get(f"{self._directory}missing")
+        except ObjectNotFoundError:
+            return Finding("read", "works", f"{_milliseconds([time.perf_counter() - began])} for an answer")
+        return Finding("read", "fails", "it gives an object that nobody has written")
+
+    async def listing_of_others(self) -> Finding:
+        """Where nothing can be written: see whether there is anything."""
+        async for batch in self._storage.list():
+            if batch:
+                return Finding("listing", "works", "something is there")
+        return Finding("listing", "works", "nothing is there")
 
     async def create_if_absent(self) -> Finding:
         name = "create if absent"
@@ -260,6 +307,8 @@ class _Probe:
         return Finding("clock", "fails", f"it is {abs(skew):.0f} s {way} the clock of this machine")
 
     async def delete(self) -> Finding:
+        if self._storage.read_only:
+            return Finding("delete", "unknown", "this storage takes no writes")
         result = await self._storage.delete([*self._written, f"{self._directory}missing"])
         if result.failed:
             path, why = result.failed[0]
@@ -292,8 +341,14 @@ def _advice(findings: list[Finding]) -> list[str]:
         advice.append("set the clock of this machine: what is old enough to be expired or collected is told by it")
     if "delete" in failing:
         advice.append("allow deletes where garbage is collected; committing needs none")
-    if "write and read" in failing:
+    if "read" in failing:
+        advice.append("check the address, the bucket or container, and the credentials: nothing at all works")
+    elif "write and read" in failing:
         advice.append("reading is all that can be done here, with these credentials")
+        if "listing" in failing:
+            advice.append(
+                "repositories can be opened and read without listing; branches and tags cannot be listed in format 1"
+            )
     return advice
 
 
