@@ -214,12 +214,14 @@ class SegmentedPayload:
     def _load(self, number: int) -> None:
         start, stop = self.bounds[number]
         frame = b"".join((self._header, self.blocks(number), _LAST_BLOCK))
-        content = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompress(
-            frame, max_output_size=stop - start + 1
-        )
-        if len(content) != stop - start:
-            raise zstandard.ZstdError(f"segment {number} holds {len(content)} bytes instead of {stop - start}")
-        self.buf[start:stop] = content
+        # straight into its place: a copy would take as long again
+        with zstandard.ZstdDecompressor(max_window_size=1 << 31).stream_reader(frame) as reader:
+            at, step = start, 1
+            while step and at < stop:
+                step = reader.readinto(self.buf[at:stop])
+                at += step
+            if at < stop or reader.readinto(bytearray(1)):
+                raise zstandard.ZstdError(f"segment {number} does not hold {stop - start} bytes")
         self._missing[number] = False
 
 
