@@ -108,6 +108,8 @@ class _Merge:
         self.view, self.into = view, view.change_set
         self.fork, self.changes, self.fetched = fork, fork.changes, fetched
         self.overlaps = Overlaps()
+        self.inside: dict[bytes, ChunkEdits] = {}
+        """What is merged in the place of the fork's edits of an array, where some of those have no place."""
         base = view.snapshot.id
         # otherwise the session was rebased since, or is another one
         self.is_same_base = base in (fork.snapshot_id, fork.origin)
@@ -144,10 +146,7 @@ class _Merge:
         return seen if seen is not None and seen.id == node_id else None
 
     def _seen_chunk(self, node_id: bytes, path: str, coords: Coords) -> ChunkRef | None:
-        seen = self._seen_array(node_id, path)
-        if seen is None or len(seen.shape) != len(coords):
-            return None
-        return self.fetched.table(self.fork.snapshot_id, seen).find(coords)
+        return self._table(self.fork.snapshot_id, self._seen_array(node_id, path), len(coords)).find(coords)
 
     def _may_differ(self, node: Node) -> bool:
         """Whether the session may have a node under another document than the fork saw."""
@@ -176,23 +175,50 @@ class _Merge:
             if self._seen_chunk(node_id, path, coords) is not None:
                 yield coords
 
-    def _committed(self, node: Node, edits: Iterable[Coords] | None) -> Iterator[Coords]:
-        """The chunks, of those of `edits` or of all, that the session's snapshot has otherwise than the fork's."""
+    def _committed(self, node: Node, places: Iterable[Coords] | None) -> Iterator[Coords]:
+        """The chunks, of those at `places` or of all, that the session has not changed and yet otherwise than the fork saw.
+
+        Others committed them; or the fork was made of another one, which has not been merged.
+        """
         if self.is_same_base:
             return
-        present = self.view.snapshot.find(node.path)
+        present = self._in_snapshot(node)
         seen = self._seen_array(node.id, node.path)
-        if present is None or present.id != node.id or (seen is not None and seen.manifests == present.manifests):
+        if present is not None and seen is not None and seen.manifests == present.manifests:
             return
-        ndim = len(node.shape)
-        now = self.fetched.table(self.view.snapshot.id, present)
-        then = ChunkTable.empty(ndim) if seen is None else self.fetched.table(self.fork.snapshot_id, seen)
-        if now.ndim != ndim or then.ndim != ndim:
-            return
-        wanted = edits if edits is not None else {coords for table in (now, then) for coords, _ in table.items()}
-        for coords in wanted:
+        now = self._table(self.view.snapshot.id, present, len(node.shape))
+        then = self._table(self.fork.snapshot_id, seen, len(node.shape))
+        mine = self.into.chunks.get(node.id)
+        for coords in {coords for table in (now, then) for coords, _ in table.items()} if places is None else places:
+            if mine is not None and mine.find(coords) is not UNTOUCHED:
+                continue
             if now.find(coords) != then.find(coords):
                 yield coords
+
+    def _table(self, snapshot_id: bytes, node: Node | None, ndim: int) -> ChunkTable:
+        """The chunk references that a snapshot has of an array of `ndim` dimensions; of another rank none mean the same."""
+        if node is None or len(node.shape) != ndim:
+            return ChunkTable.empty(ndim)
+        return self.fetched.table(snapshot_id, node)
+
+    def _in_snapshot(self, node: Node) -> Node | None:
+        """The node as the session's snapshot has it."""
+        found = self.view.snapshot.find(node.path)
+        return found if found is not None and found.id == node.id else None
+
+    def _changed_chunks(self, present: Node) -> Iterator[Coords]:
+        """The chunks of a node of the session that are not what the fork saw."""
+        yield from self._own_edits(present.id, present.path)
+        if present.is_array:
+            yield from self._committed(present, None)
+
+    def _present_chunk(self, present: Node, coords: Coords) -> ChunkRef | None:
+        """What the session has at `coords`."""
+        edits = self.into.chunks.get(present.id)
+        found = UNTOUCHED if edits is None else edits.find(coords)
+        if found is not UNTOUCHED:
+            return found
+        return self._table(self.view.snapshot.id, self._in_snapshot(present), len(coords)).find(coords)
 
     # --- nodes --------------------------------------------------------------------------------------------------------
 
@@ -257,11 +283,7 @@ class _Merge:
             if present is None or present.id != node.id:
                 continue
             gone.append((path, node.id, node.is_array))
-            if (
-                self._document_changed(present)
-                or any(True for _ in self._own_edits(node.id, path))
-                or (node.is_array and any(True for _ in self._committed(present, None)))
-            ):
+            if self._document_changed(present) or any(True for _ in self._changed_chunks(present)):
                 clashes.append(path)
         _refuse(clashes)
         return gone
@@ -313,18 +335,19 @@ class _Merge:
         if not node.is_array:
             return
         if encoding(present) != encoding(node):
-            if any(True for _ in self._own_edits(node.id, node.path)):
+            if any(True for _ in self._changed_chunks(present)):
                 _refuse([node.path])
             return
         edits = self.changes.chunks.get(node.id)
         grid = tuple(dimension.chunks for dimension in node.shape)
         kept = None if edits is None else edits.kept
         if kept is not None or any(top < now.chunks for top, now in zip(grid, present.shape, strict=True)):
-            mine = self.into.chunks.get(node.id)
+            changed = set(self._changed_chunks(present))
             lost = [
                 coords
-                for coords in self._own_edits(node.id, node.path)
-                if not (is_kept(coords, grid) and is_kept(coords, kept)) and mine is not None and mine.find(coords)
+                for coords in changed
+                if not (is_kept(coords, grid) and is_kept(coords, kept))
+                and self._present_chunk(present, coords) is not None
             ]
             self._count(self.overlaps.cut, node.path, len(lost))
 
@@ -341,28 +364,36 @@ class _Merge:
         ]
         self._count(self.overlaps.chunks, path, len(hidden))
         if not self.is_same_base and path not in self.changes.new_nodes:
-            mine = self.into.chunks.get(node_id)
-            untouched = [
-                tuple(coords)
-                for coords in edits.coords().tolist()
-                if mine is None or mine.find(tuple(coords)) is UNTOUCHED
-            ]
             committed = [
-                coords for coords in self._committed(present, untouched) if self._differs(present, edits, coords)
+                coords
+                for coords in self._committed(present, map(tuple, edits.coords().tolist()))
+                if self._present_chunk(present, coords) != edits.find(coords)
             ]
             if committed and not self.is_shared:
                 _refuse_committed([path])
             self._count(self.overlaps.chunks, path, len(committed))
-        if not is_reshaped and self._may_differ(present):
-            grid = tuple(max(dimension.chunks, 1) for dimension in present.shape)
-            written, _ = edits.fold()
-            outside = len(written) - len(written.within([(0, top) for top in grid])) if len(written) else 0
-            self._count(self.overlaps.cut, path, outside)
+        self._check_inside(present, edits, is_reshaped=is_reshaped)
 
-    def _differs(self, present: Node, edits: ChunkEdits, coords: Coords) -> bool:
-        """Whether the fork has something else at `coords` than the session's snapshot."""
-        node = self.view.snapshot.find(present.path)
-        return node is None or self.fetched.table(self.view.snapshot.id, node).find(coords) != edits.find(coords)
+    def _check_inside(self, present: Node, edits: ChunkEdits, *, is_reshaped: bool) -> None:
+        """Leave out what the fork wrote where the array has no place for it, or had none for the fork."""
+        meant = present
+        if is_reshaped:
+            meant = next(node for node in self._given(present.path) if node.id == present.id)
+        elif self._may_differ(present):
+            meant = self.changes.new_nodes.get(present.path) or self._seen_array(present.id, present.path) or present
+        theirs = tuple(dimension.chunks for dimension in meant.shape)
+        ours = theirs if is_reshaped else tuple(dimension.chunks for dimension in present.shape)
+        if ours == theirs and 0 not in ours:
+            return
+        visible = _inside(edits, theirs)
+        inside = self.inside[present.id] = _inside(visible, ours)
+        self._count(self.overlaps.cut, present.path, _count_written(visible) - _count_written(inside))
+
+    def _given(self, path: str) -> Iterator[Node]:
+        """The documents that the fork gives a node."""
+        if path in self.changes.new_nodes:
+            yield self.changes.new_nodes[path]
+        yield from (node for node in self.changes.updated.values() if node.path == path)
 
     @staticmethod
     def _count(found: dict[str, int], path: str, count: int) -> None:
@@ -384,7 +415,8 @@ class _Merge:
             into.update_node(replace(node, manifests=present.manifests), present)
         for node_id, edits in self.changes.chunks.items():
             node_id = same[node_id].id if node_id in same else node_id
-            into.chunks.setdefault(node_id, ChunkEdits(edits.ndim, path=edits.path)).merge(edits)
+            mine = into.chunks.setdefault(node_id, ChunkEdits(edits.ndim, path=edits.path))
+            mine.merge(self.inside.get(node_id, edits))
 
 
 def _both(mine: ChunkEdits | None, newer: ChunkEdits) -> Iterator[tuple[Coords, ChunkRef | None, ChunkRef | None]]:
@@ -402,6 +434,18 @@ def _both(mine: ChunkEdits | None, newer: ChunkEdits) -> Iterator[tuple[Coords, 
             yield coords, ours, theirs
 
 
+def _inside(edits: ChunkEdits, grid: Coords) -> ChunkEdits:
+    """The edits that lie in a grid of so many chunks."""
+    singles = {coords: ref for coords, ref in edits.singles.items() if is_kept(coords, grid)}
+    box = [(0, 0 if 0 in grid else count) for count in grid]
+    tables = [table.within(box) for table in edits.tables]
+    return ChunkEdits(edits.ndim, singles, [table for table in tables if len(table)], edits.path, edits.kept)
+
+
+def _count_written(edits: ChunkEdits) -> int:
+    return len(edits.fold()[0])
+
+
 def _some(paths: Iterable[str]) -> str:
     return ", ".join(sorted(set(paths)))
 
@@ -417,7 +461,8 @@ def _refuse(clashes: Collection[str]) -> None:
 
 def _refuse_committed(clashes: Collection[str]) -> None:
     raise SessionStateError(
-        f"failed to merge sessions: the fork changed what others committed since it was made, in {_some(clashes)}; "
-        "merge it into a session on the snapshot that it was made of, and rebase that one with a solver",
+        f"failed to merge sessions: the fork changed what others committed since it was made, in {_some(clashes)}, or builds "
+        "on a fork that was not merged; merge it into a session on the snapshot that it was made of and rebase that one with "
+        "a solver, or merge a fork of a fork into that fork first",
         ErrorKind.MERGE_FAILED,
     )

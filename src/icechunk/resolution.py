@@ -172,7 +172,13 @@ def _keep_chunks_of_updated(step: _Step, conflict: Conflict) -> bool:
         return False
     written_under = step.ours.updated.get(_id(conflict), former)
     stands = step.draft.updated.get(_id(conflict), theirs)
-    return encoding(former) == encoding(written_under) == encoding(stands)
+    if not encoding(former) == encoding(written_under) == encoding(stands):
+        return False
+    if any(now.chunks < then.chunks for now, then in zip(stands.shape, written_under.shape, strict=True)):
+        edits = step.draft.chunks[_id(conflict)].copy()
+        edits.cut_off(tuple(dimension.chunks for dimension in stands.shape))
+        step.draft.chunks[_id(conflict)] = edits
+    return True
 
 
 def _keep_deleted(step: _Step, conflict: Conflict) -> bool:
