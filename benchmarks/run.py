@@ -169,7 +169,7 @@ def report(results: list[Result], pythons: dict[str, str], cpu: bool) -> str:
         "Measured against the Rust package, in one go and alternating, each engine in a process of its own:",
         "",
         "```bash",
-        "python benchmarks/run.py --write",
+        f"python benchmarks/run.py {'--cpu ' if cpu else ''}--write",
         "```",
         "",
         f"On {platform.machine()}, {os.cpu_count()} cores, {platform.system()} {platform.release().split('-')[0]}; "
