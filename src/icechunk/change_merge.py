@@ -17,8 +17,9 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from icechunk.change_set import UNTOUCHED, ChangeSet, ChunkEdits, Coords, is_kept
-from icechunk.conflicts import common_coords
+from icechunk.conflicts import rows_in
 from icechunk.errors import ErrorKind, SessionStateError
+from icechunk.format.chunk_keys import joint_keys
 from icechunk.format.chunk_ref import ChunkRef
 from icechunk.format.chunk_table import ChunkTable
 from icechunk.format.node_path import ancestors
@@ -424,14 +425,24 @@ def _both(mine: ChunkEdits | None, newer: ChunkEdits) -> Iterator[tuple[Coords, 
     if mine is None or (not mine and mine.kept is None):
         return
     places: Iterable[Coords] = newer.singles
-    if newer.tables:
-        places = map(tuple, common_coords(mine, newer.coords()).tolist())
-        if mine.kept is not None:
-            places = map(tuple, newer.coords().tolist())
+    if newer.tables and mine.kept is not None:
+        places = map(tuple, newer.coords().tolist())
+    elif newer.tables:
+        places = {*newer.singles, *(coords for table in newer.tables for coords in _edited(mine, table))}
     for coords in places:
         ours, theirs = mine.find(coords), newer.find(coords)
         if ours is not UNTOUCHED and theirs is not UNTOUCHED:
             yield coords, ours, theirs
+
+
+def _edited(edits: ChunkEdits, table: ChunkTable) -> Iterator[Coords]:
+    """The coordinates of `table` at which there are edits."""
+    yield from (coords for coords in edits.singles if table.row_of(coords) >= 0)
+    for other in edits.tables:
+        pairs = zip(other.extents(), table.extents(), strict=True)
+        if all(low < stop and start < high for (start, stop), (low, high) in pairs):
+            keys, other_keys = joint_keys(table.coords, other.coords)
+            yield from map(tuple, table.coords[rows_in(keys, other_keys)].tolist())
 
 
 def _inside(edits: ChunkEdits, grid: Coords) -> ChunkEdits:

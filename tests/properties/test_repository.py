@@ -628,9 +628,14 @@ def test_random_walks(machine, walks, steps):
 
 
 @machines
-# which examples are tried depends on ids and times that a run draws, so this looks for defects rather than guarding
+# which examples are tried depends on ids and times that a run draws, so each run looks at others
 @pytest.mark.parametrize(
-    "examples", [pytest.param(30, id="few", marks=slow), pytest.param(1500, id="many", marks=slow)]
+    "examples",
+    [
+        pytest.param(8, id="few"),
+        pytest.param(30, id="some", marks=slow),
+        pytest.param(1500, id="many", marks=slow),
+    ],
 )
 def test_whatever_is_done_the_model_agrees(machine, examples):
     """As the walks, drawn by hypothesis, which tries the odd corners first."""
