@@ -19,6 +19,7 @@ import threading
 from collections.abc import Callable, Iterable
 
 from icechunk.storage import _pool
+from icechunk.storage._files import open_existing
 
 _MANY = 256
 """So many files are flushed by flushing their file system, whatever else waits there."""
@@ -101,7 +102,7 @@ def _flush(files: list[str], directories: Iterable[str], *, everything: bool) ->
 
 def _flush_one(path: str, *, tolerant: bool = False) -> None:
     try:
-        descriptor = os.open(path, _OPEN)
+        descriptor = open_existing(path, _OPEN)
         try:
             _fsync(descriptor)
         finally:

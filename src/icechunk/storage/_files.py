@@ -7,11 +7,14 @@ import errno
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from icechunk.storage._common import BATCH, resolve_range, size_of
 from icechunk.storage._names import LOCK_NAME, WINDOWS, decode_part, is_temporary
 from icechunk.storage.base import Buffer, ByteRange, ObjectInfo
+
+T = TypeVar("T")
 
 _COMMON = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOINHERIT", 0)
 _READ = os.O_RDONLY | _COMMON
@@ -32,7 +35,7 @@ def read(file: str, byte_range: ByteRange | None) -> bytes:
 
 def read_below(limit: int, file: str, byte_range: ByteRange | None) -> bytes | None:
     """The bytes of `file` or a range of them; None when they are `limit` bytes or more."""
-    descriptor = os.open(file, _READ)
+    descriptor = open_existing(file, _READ)
     try:
         size = os.lseek(descriptor, 0, os.SEEK_END)
         if size > 1 << 60:  # what some file systems say of a directory
@@ -89,36 +92,43 @@ def _write_all(descriptor: int, piece: Buffer) -> None:
 
 
 if WINDOWS:
+    # There a file that somebody has open, be it a reader or a virus scanner, cannot be moved, replaced or removed, and one
+    # that is just going away cannot be opened. Both pass within moments.
 
-    def replace(source: str, target: str) -> None:
-        """Move `source` over `target` in one step."""
+    def _patiently(action: Callable[[], T], file: str) -> T:
         for attempt in range(_WINDOWS_RETRIES):
             try:
-                os.replace(source, target)
-                return
-            except PermissionError:  # somebody has the target open for a moment
+                return action()
+            except PermissionError:
+                if os.path.isdir(file):  # what POSIX says of it
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), file) from None
                 if attempt == _WINDOWS_RETRIES - 1:
                     raise
                 time.sleep(0.002 * 2**attempt)
+        raise AssertionError
+
+    def open_existing(file: str, flags: int) -> int:
+        """A descriptor of `file`, which must exist."""
+        return _patiently(lambda: os.open(file, flags), file)
+
+    def replace(source: str, target: str) -> None:
+        """Move `source` over `target` in one step."""
+        _patiently(lambda: os.replace(source, target), target)
 
     def link_new(source: str, target: str) -> None:
         """Move `source` to `target`, in one step, if nothing is there; else `FileExistsError`."""
-        os.rename(source, target)
+        _patiently(lambda: os.rename(source, target), target)
 
     def remove(file: str) -> None:
         """Remove `file`; it is fine when it is gone."""
-        for attempt in range(_WINDOWS_RETRIES):
-            try:
-                os.unlink(file)
-                return
-            except FileNotFoundError:
-                return
-            except PermissionError:
-                if attempt == _WINDOWS_RETRIES - 1 or os.path.isdir(file):
-                    raise
-                time.sleep(0.002 * 2**attempt)
+        with contextlib.suppress(FileNotFoundError):
+            _patiently(lambda: os.unlink(file), file)
 
 else:
+
+    def open_existing(file: str, flags: int) -> int:
+        """A descriptor of `file`, which must exist."""
+        return os.open(file, flags)
 
     def replace(source: str, target: str) -> None:
         """Move `source` over `target` in one step."""
@@ -202,7 +212,7 @@ def _entered(entry: os.DirEntry[str], above: frozenset[tuple[int, int]]) -> froz
     """The linked directories that lead to and include `entry`; None when it leads back into one of them."""
     if not entry.is_symlink():
         return above
-    facts = entry.stat()
+    facts = os.stat(entry.path)  # on Windows the entry itself does not know which file it is
     identity = (facts.st_dev, facts.st_ino)
     return None if identity in above else above | {identity}
 

@@ -25,7 +25,9 @@ LOCK_NAME = ".icechunk.lock"
 
 _KEPT = " !$&'()+,-.:;=@_"  # besides letters and digits
 _KEPT_ON_WINDOWS = _KEPT.replace(":", "")
-_DEVICE = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|\Z)", re.IGNORECASE)
+_DEVICE = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9]|conin\$|conout\$) *(?:\.|\Z)", re.IGNORECASE)
+_LONG = 120
+"""A directory whose name has so many characters may have files in it whose names are too long for Windows as they are."""
 _TEMPORARY = re.compile(r".*#[0-9]+", re.DOTALL)
 
 _PLAIN_CHARACTERS = r"[ !$&'()+,\-.:;=@_0-9A-Za-z]"
@@ -41,6 +43,17 @@ def encode_path(path: str, *, windows: bool = WINDOWS) -> str:
     if path.lower() == LOCK_NAME:
         raise InvalidInputError(f"`{LOCK_NAME}` is not an object, the storage keeps its lock there")
     return "/".join(encode_part(part, windows=windows) for part in path.split("/"))
+
+
+def long_name(root: str, *, windows: bool = WINDOWS) -> str:
+    """The directory `root`, an absolute path, so that files in it may have names of any length.
+
+    Windows takes no more than 259 characters, unless a path has a prefix that says to take it literally.
+    """
+    if not windows or len(root) < _LONG or root.startswith("\\\\?\\"):
+        return root
+    literal = root.replace("/", "\\")
+    return "\\\\?\\UNC\\" + literal[2:] if literal.startswith("\\\\") else "\\\\?\\" + literal
 
 
 def encode_part(part: str, *, windows: bool = WINDOWS) -> str:

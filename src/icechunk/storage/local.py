@@ -22,7 +22,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -33,7 +33,7 @@ from icechunk.storage import _files
 from icechunk.storage._common import as_bytes, check_condition, check_prefix, pieces_of, size_of
 from icechunk.storage._durability import Unflushed, flush_directory
 from icechunk.storage._locks import SharedLock
-from icechunk.storage._names import LOCK_NAME, encode_path
+from icechunk.storage._names import LOCK_NAME, encode_path, long_name
 from icechunk.storage._pool import BIG, WIDTH, Pace, in_thread
 from icechunk.storage.base import (
     ALWAYS,
@@ -51,6 +51,13 @@ from icechunk.storage.base import (
 
 _DELETES_PER_LOCK = 64  # a bulk delete lets writers in between
 _DELETES_FLUSHED = 16  # a delete of at most so many is a decision of somebody, more of them are a clean-up
+
+
+def _separated(path: str) -> str:
+    return encode_path(path).replace("/", os.sep)  # a long name is taken literally, there `/` is no separator
+
+
+_file_name: Callable[[str], str] = encode_path if os.sep == "/" else _separated
 
 
 class ContentVersion(Version):
@@ -98,16 +105,17 @@ class LocalStorage(Storage):
     def __init__(self, root: str | os.PathLike[str], *, fsync: bool = True) -> None:
         self._root = os.path.realpath(os.fspath(root))
         self._fsync = fsync
-        self._site = _site(self._root)
+        self._place = long_name(self._root)  # as the file system takes it
+        self._site = _site(self._place)
         self._pace = self._site.pace
-        self._prefix = os.path.join(self._root, "")
+        self._prefix = os.path.join(self._place, "")
 
     @property
     def concurrency(self) -> int:  # type: ignore[override]
         return WIDTH if self._pace.is_slow else 1
 
     async def get(self, path: str, *, byte_range: ByteRange | None = None) -> tuple[Buffer, Version]:
-        file = self._prefix + encode_path(path)
+        file = self._prefix + _file_name(path)
         began = time.perf_counter()
         try:
             if is_blocking():
@@ -138,10 +146,10 @@ class LocalStorage(Storage):
         content_type: str | None = None,
         metadata: dict[str, str] | None = None,
     ) -> Version:
-        name = encode_path(path)
+        name = _file_name(path)
         file = self._prefix + name
-        above = name.rpartition("/")[0]
-        directory = self._prefix + above if above else self._root
+        above = name.rpartition(os.sep)[0]
+        directory = self._prefix + above if above else self._place
         if not isinstance(only_if, Always):
             check_condition(only_if)
             content = as_bytes(data)
@@ -212,7 +220,7 @@ class LocalStorage(Storage):
     def _write_aside(self, directory: str, pieces: Sequence[Buffer]) -> str:
         while True:
             try:
-                return _files.write_new(f"{directory}/new#{next(_numbers)}", pieces)
+                return _files.write_new(f"{directory}{os.sep}new#{next(_numbers)}", pieces)
             except FileNotFoundError:
                 self._make_directory(directory)
             except FileExistsError:
@@ -222,7 +230,7 @@ class LocalStorage(Storage):
         """Make `directory` and all above it, and note them so that they last."""
         made: list[str] = []
         missing = directory
-        while not os.path.isdir(missing):
+        while not os.path.isdir(missing) and missing != os.path.dirname(missing):  # a drive may be missing altogether
             made.append(missing)
             missing = os.path.dirname(missing)
         os.makedirs(directory, exist_ok=True)
@@ -232,8 +240,8 @@ class LocalStorage(Storage):
 
     async def list(self, prefix: str = "") -> AsyncIterator[Sequence[ObjectInfo]]:
         check_prefix(prefix)
-        start = encode_path(prefix[:-1]) if prefix else ""
-        batches = _files.walk(self._root, start, prefix, self._site.stale)
+        start = _file_name(prefix[:-1]) if prefix else ""
+        batches = _files.walk(self._place, start, prefix, self._site.stale)
         while True:
             try:
                 batch = next(batches, None) if is_blocking() else await in_thread(next, batches, None)
@@ -244,7 +252,7 @@ class LocalStorage(Storage):
             yield batch
 
     async def delete(self, paths: Sequence[str]) -> DeleteResult:
-        files = [self._prefix + encode_path(path) for path in paths]
+        files = [self._prefix + _file_name(path) for path in paths]
         if is_blocking():
             return self._delete(paths, files)
         return await in_thread(self._delete, paths, files)
@@ -284,19 +292,19 @@ class LocalStorage(Storage):
                 _files.discard(self._site.stale.pop())
 
     async def exists(self, path: str) -> bool:
-        return os.path.isfile(self._prefix + encode_path(path))
+        return os.path.isfile(self._prefix + _file_name(path))
 
     async def is_empty(self) -> bool:
         try:
             if is_blocking():
-                return not _files.any_file(self._root)
-            return not await in_thread(_files.any_file, self._root)
+                return not _files.any_file(self._place)
+            return not await in_thread(_files.any_file, self._place)
         except OSError as error:
             raise StorageError(f"cannot list `{self._root}`: {error}", ErrorKind.IO) from error
 
     async def modified_at(self, path: str) -> datetime | None:
         try:
-            return datetime.fromtimestamp(os.stat(self._prefix + encode_path(path)).st_mtime, UTC)
+            return datetime.fromtimestamp(os.stat(self._prefix + _file_name(path)).st_mtime, UTC)
         except OSError as error:
             raise _read_failure(path, error) from error
 
