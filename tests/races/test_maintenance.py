@@ -589,5 +589,8 @@ def test_who_opened_a_repository_before_its_upgrade_cannot_clean_it_after(clock,
     for verb in (before.garbage_collect, before.expire_snapshots):
         with pytest.raises(icechunk.IcechunkError, match="upgraded to a newer format"):
             verb(CUTOFF)
+    if not keep:
+        with pytest.raises(icechunk.IcechunkError, match="upgraded to a newer format"):
+            before.readonly_session("main")
     assert set(storage._objects) == files
     run(assert_whole(storage))

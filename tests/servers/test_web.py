@@ -14,7 +14,7 @@ import icechunk
 from icechunk._driver import run
 from icechunk.storage.base import ByteRange
 from tests.interop.conftest import engines, start
-from tests.interop.oracle import Engine
+from tests.interop.oracle import VERSIONS, Engine
 from tests.servers.web_server import web_server
 
 __all__ = ["engines"]  # a fixture
@@ -91,10 +91,32 @@ def test_virtual_chunks(served: tuple[str, Path]) -> None:
 
 
 @pytest.mark.interop
-def test_the_rust_package_reads_it_too(served: tuple[str, Path], engines: dict[str, Engine]) -> None:
+@pytest.mark.parametrize("spec", [1, 2])
+def test_the_rust_package_reads_it_too(served: tuple[str, Path], engines: dict[str, Engine], spec: int) -> None:
     url, root = served
-    write(root, "both", 2)
-    place = json.dumps({"http_storage": {"base_url": f"{url}/both"}})
-    theirs = start("2.3.0", engines)
+    write(root, f"both-{spec}", spec)
+    place = json.dumps({"http_storage": {"base_url": f"{url}/both-{spec}"}})
+    theirs = start("2.3.0", engines)  # the first that reads repositories on the web
     theirs.do("open", path=place)
     assert theirs.do("read", path="a", branch="main") == np.arange(6000.0).reshape(20, 300).tolist()
+
+
+@pytest.mark.interop
+@pytest.mark.parametrize(
+    ("version", "spec"), [(version, spec) for version, specs in VERSIONS.items() for spec in specs]
+)
+def test_what_the_rust_package_wrote_is_read_from_the_web(
+    served: tuple[str, Path], engines: dict[str, Engine], version: str, spec: int
+) -> None:
+    url, root = served
+    name = f"theirs-{version}-{spec}"
+    theirs = start(version, engines)
+    theirs.do("create", path=str(root / name), spec=spec, config={"inline_chunk_threshold_bytes": 0})
+    theirs.do("session")
+    theirs.do("array", path="a", shape=[4, 4], chunks=[2, 2], dtype="i4")
+    theirs.do("write", path="a", values={"range": 1})
+    theirs.do("tag", name="v 1", snapshot=theirs.do("commit", message="theirs"))
+    repo = icechunk.Repository.open(icechunk.http_storage(f"{url}/{name}"))
+    array = zarr.open_array(repo.readonly_session(tag="v 1").store, path="a", mode="r")
+    assert array[:].tolist() == np.arange(1, 17).reshape(4, 4).tolist()
+    assert [info.message for info in repo.ancestry(branch="main")] == ["theirs", "Repository initialized"]

@@ -112,8 +112,13 @@ class RefFiles(RefStore):
     async def branch_tip(self, name: str) -> bytes:
         stand = await self._stand(name)
         if stand is None:
-            raise ref_not_found(name)
+            raise await self._no_branch(name)
         return stand.tip
+
+    async def _no_branch(self, name: str) -> Exception:
+        """What is wrong where a branch is not there: an upgrade may have taken it away."""
+        await self._check_format()
+        return ref_not_found(name)
 
     async def _stand(self, name: str) -> _Stand | None:
         return await self._read(branch_path(name))
@@ -172,7 +177,7 @@ class RefFiles(RefStore):
         stand, _ = await gather(self._stand(name), self.snapshot_record(snapshot_id), limit=self.context.width)
         for attempt in range(self.context.retries.max_tries):
             if stand is None:
-                raise ref_not_found(name)
+                raise await self._no_branch(name)
             if expected is not None and stand.tip != expected:
                 raise branch_update_conflict(expected, stand.tip)
             try:
@@ -331,8 +336,7 @@ class RefFiles(RefStore):
         names = await self.names()
         if branches is None:
             if MAIN not in names.branches:  # an upgrade deletes it first; without it nothing here can be believed
-                await self._check_format()
-                raise ref_not_found(MAIN)
+                raise await self._no_branch(MAIN)
             branches = await self._targets(names, {name: branch_path(name) for name in names.branches})
         tags = await self.tags(names)
         records = await chain.reach({*branches.values(), *tags.values()}, visit)
