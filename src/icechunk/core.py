@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from icechunk.assets import Assets, AssetSettings
 from icechunk.config import EffectiveConfig, RepositoryConfig
+from icechunk.config.repository import public_config
+from icechunk.config.virtual import public_container
 from icechunk.credentials import left_out
 from icechunk.format.ids import random_object_id
 from icechunk.format.manifest import LocationCompression
@@ -80,12 +83,18 @@ class RepositoryCore:
             self.__dict__["refs"] = refs
 
     def __reduce__(self) -> tuple[Any, ...]:
-        storage, authorized = self.base_storage, self.authorized
-        if not self.pickles_credentials:
-            storage = storage.without_credentials()
-            authorized = {prefix: left_out(value) for prefix, value in authorized.items()}
-        plain = (storage, self.config, self.spec, authorized, self.default_metadata, None, self.virtual_policy)
+        storage, config, authorized, policy = self._travelling()
+        plain = (storage, config, self.spec, authorized, self.default_metadata, None, policy)
         return _unpickled, (*plain, self.pickles_credentials)
+
+    def _travelling(self) -> tuple[Storage, RepositoryConfig, dict[str, Any], VirtualPolicy]:
+        """What may have secrets in it, as it is pickled. Raises `ValueError` where they cannot be left out."""
+        storage, config, authorized, policy = self.base_storage, self.config, self.authorized, self.virtual_policy
+        if self.pickles_credentials:
+            return storage, config, authorized, policy
+        policy = replace(policy, given=tuple(map(public_container, policy.given)))
+        authorized = {prefix: left_out(value) for prefix, value in authorized.items()}
+        return storage.without_credentials(), public_config(config), authorized, policy
 
     def at(self, refs: RefStore) -> RepositoryCore:
         """This core, once it is known which refs are there; they were opened under its settings."""
@@ -120,10 +129,10 @@ class RepositoryCore:
 
     def without_pickled_credentials(self) -> RepositoryCore:
         """The same repository, whose pickles have no credentials. Raises `ValueError` where they cannot be left out."""
-        self.base_storage.without_credentials()
         twin = RepositoryCore.__new__(RepositoryCore)
         twin.__dict__.update(self.__dict__)  # what was read and connected is shared
         twin.pickles_credentials = False
+        twin._travelling()
         return twin
 
     @cached_property

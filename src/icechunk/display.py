@@ -185,7 +185,7 @@ def masked(secret: str | None, keep: int = 0) -> Plain | None:
 
 
 _SECRET_NAME = re.compile(
-    r"secret|token|passw|credential|authorization|cookie|signature|bearer|sas|(access|account|api|private|master|encryption|storage|shared)[-_]?key$",
+    r"secret|token|passw|credential|auth(?!or)|authorization|cookie|signature|bearer|sas|key$",
     re.IGNORECASE,
 )
 _USER_INFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
@@ -284,5 +284,8 @@ def without_secrets(url: str) -> str:
 
 
 def public_options(options: Mapping[str, str]) -> dict[str, str]:
-    """Options or headers without those that sound like secrets."""
-    return {key: value for key, value in options.items() if not _SECRET_NAME.search(key)}
+    """Options or headers without those that sound like secrets; raises `ValueError` for an address that has one in it."""
+    public = {key: value for key, value in options.items() if not _SECRET_NAME.search(key)}
+    for value in public.values():
+        without_secrets(str(value))
+    return public

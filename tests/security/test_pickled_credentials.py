@@ -176,6 +176,14 @@ STORAGES = {
     "gcs": lambda: icechunk.gcs_storage(bucket="b", prefix="p", service_account_key=SECRETS[0]),
     "azure": lambda: icechunk.azure_storage(account="a", container="c", prefix="p", access_key=SECRETS[0]),
     "http": lambda: icechunk.http_storage("https://example.org/x", headers={"Authorization": SECRETS[1]}),
+    "s3 with keys in headers": lambda: icechunk.s3_storage(
+        bucket="b",
+        prefix="p",
+        region="r",
+        headers={"x-amz-server-side-encryption-customer-key": SECRETS[1], "X-Auth": SECRETS[2]},
+        read_headers={"Ocp-Apim-Subscription-Key": SECRETS[2]},
+        anonymous=True,
+    ),
     "wrapped": lambda: LimitedStorage(ReadOnlyStorage(s3("http://127.0.0.1:1")), 3),
 }
 
@@ -210,6 +218,52 @@ def test_secrets_that_cannot_be_left_out() -> None:
     with pytest.raises(ValueError, match="part of the address") as caught:
         in_address.without_credentials()
     assert SECRETS[0] not in str(caught.value)
+
+
+def test_a_password_in_the_address_of_a_proxy_cannot_be_left_out() -> None:
+    behind_proxy = icechunk.http_storage("https://example.org/x", {"proxy_url": "http://me:MYSECRET0@proxy:8080"})
+    with pytest.raises(ValueError, match="part of the address") as caught:
+        behind_proxy.without_credentials()
+    assert SECRETS[0] not in str(caught.value)
+
+
+def with_container(server: FakeS3, prefix: str, store: Any) -> icechunk.Repository:
+    config = icechunk.RepositoryConfig(
+        virtual_chunk_containers={prefix: icechunk.VirtualChunkContainer(prefix, store, "theirs")}
+    )
+    return icechunk.Repository.open_or_create(s3(server.url), config, anonymous_virtual_access=True)
+
+
+CONTAINERS = {
+    "headers": (
+        "https://example.org/data/",
+        icechunk.http_store({"user_agent": "ice"}, {"Authorization": f"Bearer {SECRETS[2]}", "x-team": "ice"}),
+    ),
+    "gcs": ("gs://elsewhere/", icechunk.gcs_store({"google_service_account_key": SECRETS[2], "user_agent": "ice"})),
+    "azure": (
+        "az://elsewhere/",
+        icechunk.ObjectStoreConfig.Azure({"account": "ice", "azure_storage_account_key": SECRETS[2]}),
+    ),
+}
+
+
+@pytest.mark.parametrize(("prefix", "store"), CONTAINERS.values(), ids=CONTAINERS)
+def test_secrets_in_options_of_virtual_chunk_containers_stay_too(server: FakeS3, prefix: str, store: Any) -> None:
+    repo = with_container(server, prefix, store)
+    assert SECRETS[2].encode() in pickle.dumps(repo)
+    without = repo.without_pickled_credentials()
+    secretless(without, without.writable_session("main").fork(), without.readonly_session("main").store)
+    there = pickle.loads(pickle.dumps(without)).config.get_virtual_chunk_container(prefix)
+    assert there is not None and there.name == "theirs" and "ice" in repr(there.store)
+    assert without.config.get_virtual_chunk_container(prefix).store == store, "here they are still used"
+
+
+def test_a_container_with_a_password_in_its_address_is_refused(server: FakeS3) -> None:
+    options = icechunk.s3_store(region="r", endpoint_url="https://me:MYSECRET0@example.org")
+    for prefix, store in (("https://me:MYSECRET0@example.org/", icechunk.http_store()), ("s3://elsewhere/", options)):
+        with pytest.raises(ValueError, match="part of the address") as caught:
+            with_container(server, prefix, store).without_pickled_credentials()
+        assert SECRETS[0] not in str(caught.value)
 
 
 def test_a_store_of_the_users_own_keeps_what_it_has() -> None:

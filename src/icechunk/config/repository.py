@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from icechunk.config.fields import Field, Flag, Instance, Settings, Table, Text, section, u8, u16, u64
 from icechunk.config.manifests import ManifestConfig
 from icechunk.config.storage_settings import StorageRetriesSettings, StorageSettings
-from icechunk.config.virtual import VirtualChunkContainer, add_container, with_final_slash
+from icechunk.config.virtual import VirtualChunkContainer, add_container, public_container, with_final_slash
 from icechunk.variants import Choice
 
 if TYPE_CHECKING:
@@ -269,4 +269,17 @@ def _with_final_slashes(containers: dict[str, VirtualChunkContainer]) -> dict[st
         if ":/" in copy.url_prefix:
             copy.url_prefix = with_final_slash(copy.url_prefix)
         result[with_final_slash(prefix) if ":/" in prefix else prefix] = copy
+    return result
+
+
+def public_config(config: RepositoryConfig) -> RepositoryConfig:
+    """A copy of `config`, whose virtual chunk containers have no secrets among their options.
+
+    Raises `ValueError` where a secret is a part of an address.
+    """
+    result = config.copy()
+    if config._containers:
+        result._values["virtual_chunk_containers"] = {
+            prefix: public_container(container) for prefix, container in config._containers.items()
+        }
     return result

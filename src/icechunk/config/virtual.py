@@ -11,7 +11,18 @@ from typing import Any, TypeAlias
 
 from icechunk import checks
 from icechunk.config.fields import Field, Flag, Instance, Settings, Text, text, u32
-from icechunk.display import Card, Row, Shown, card_html, card_text, masked_options, masked_url, quoted
+from icechunk.display import (
+    Card,
+    Row,
+    Shown,
+    card_html,
+    card_text,
+    masked_options,
+    masked_url,
+    public_options,
+    quoted,
+    without_secrets,
+)
 from icechunk.variants import Choice, Variants, variant_of
 
 
@@ -341,3 +352,23 @@ def add_container(
     }
     kept[new.url_prefix] = new
     return kept
+
+
+def public_container(container: VirtualChunkContainer) -> VirtualChunkContainer:
+    """A copy of `container`, without the options and headers that sound like secrets.
+
+    Raises `ValueError` where a secret is a part of an address.
+    """
+    result, store = container.__copy__(), container.store
+    if isinstance(store, _S3Like):
+        without_secrets(store._0.endpoint_url or "")
+    elif isinstance(store, _WithOptions):
+        result.store = type(store)(_public(store._0))
+    elif isinstance(store, _Http):
+        without_secrets(container.url_prefix)
+        result.store = _Http(_public(store._0), _public(store._1))
+    return result
+
+
+def _public(options: dict[str, str] | None) -> dict[str, str] | None:
+    return None if options is None else public_options(options)
