@@ -3,12 +3,14 @@
 The standard one compiles half a dozen functions for every class, about 0.5 ms each time; a process that only opens a
 repository meets eighty classes and uses a dozen of them. Here the standard one only collects the fields (and makes the
 slots). Of the methods, `__init__` is compiled when a class is first instantiated or inspected, and the others need no
-compiling. Whatever else the standard library does with dataclasses (`fields`, `replace`, `match`, pickling) works.
+compiling. Whatever else the standard library does with dataclasses (`fields`, `replace`, `match`, pickling) works; only a
+subclass that is to be a frozen dataclass has to be made by this one too.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from operator import attrgetter, ge, gt, le, lt
 from types import MemberDescriptorType
@@ -43,7 +45,7 @@ class _Init:
 
 
 def _compile_init(cls: type, frozen: bool) -> Any:
-    scope: dict[str, Any] = {"_set": _set, "_FACTORY": _FACTORY, "__name__": cls.__module__}
+    scope: dict[str, Any] = {"_set": _set, "_FACTORY": _FACTORY}
     positional: list[str] = []
     by_name: list[str] = []
     body: list[str] = []
@@ -72,8 +74,11 @@ def _compile_init(cls: type, frozen: bool) -> Any:
     if hasattr(cls, "__post_init__"):
         body.append("self.__post_init__()")
     parameters = ", ".join(["self", *positional, *(["*"] if by_name else []), *by_name])
-    exec(f"def __init__({parameters}):\n " + "\n ".join(body or ["pass"]), scope)
-    function = scope["__init__"]
+    source = f"def _make({', '.join(scope)}):\n def __init__({parameters}):\n  "
+    module = getattr(sys.modules.get(cls.__module__), "__dict__", {})  # where names in annotations are looked up
+    made: dict[str, Any] = {}
+    exec(source + "\n  ".join(body or ["pass"]) + "\n return __init__", module, made)
+    function = made["_make"](**scope)
     function.__qualname__ = f"{cls.__qualname__}.__init__"
     types = {item.name: item.type for item in dataclasses.fields(cls) if item.init}
     function.__annotations__ = types | {"return": None}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import collections.abc
 import copy
 import dataclasses
 import inspect
 import pickle
+import typing
 from collections.abc import Callable
 from typing import Any
 
@@ -55,6 +57,11 @@ class ByIdentity:
     a: int
 
 
+@dataclass(frozen=True)
+class Annotated:
+    of: Callable[[Any], Any]
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Ordered:
     a: int
@@ -88,6 +95,8 @@ class WithItsOwn:
         lambda cls: hash(cls(1)) == hash(cls(1, c=[1])),
         lambda cls: cls(1).c is cls(1).c,
         lambda cls: hasattr(cls(1), "__dict__"),
+        lambda cls: str(inspect.signature(cls, eval_str=True)),
+        lambda cls: (cls.__init__.__module__, cls.__init__.__name__),
         lambda cls: dataclasses.astuple(copy.deepcopy(cls(1, "x", [2]))),
     ],
 )
@@ -137,6 +146,16 @@ def test_comparison_is_what_was_asked_for() -> None:
     assert Ordered(1) <= Ordered(1) < Ordered(2) and Ordered(2) >= Ordered(2) > Ordered(1)
     with pytest.raises(TypeError, match="not supported between"):
         _ = Ordered(1) < 2  # type: ignore[operator]
+
+
+def test_annotations_are_looked_up_where_the_class_is() -> None:
+    assert typing.get_type_hints(Annotated.__init__) == {
+        "of": collections.abc.Callable[[Any], Any],
+        "return": type(None),
+    }
+    assert (
+        inspect.signature(Annotated, eval_str=True).parameters["of"].annotation == collections.abc.Callable[[Any], Any]
+    )
 
 
 def test_methods_of_the_class_stay() -> None:
