@@ -228,6 +228,35 @@ def test_no_commit_that_succeeds_while_an_upgrade_runs_is_lost(kit_of: Any) -> N
     assert explore(prepare, [upgrading, committing], check).complete > 5
 
 
+def test_who_uses_the_new_format_at_once_is_not_taken_for_somebody_with_the_old(kit_of: Any) -> None:
+    state: dict[str, Any] = {}
+
+    async def prepare() -> Storage:
+        kit = state["kit"] = await kit_of(1).create()
+        state["first"] = await kit.commit("main", "c0")
+        return kit.memory
+
+    async def upgrading(storage: Storage) -> None:
+        await upgrade(refs_for(1, state["kit"].context(storage)), delete_old_files=False)
+
+    async def committing(storage: Storage) -> bool:
+        refs = await open_refs(state["kit"].context(storage))
+        if not isinstance(refs, RepoFile):
+            return False
+        record = await state["kit"].write_snapshot(await refs.snapshot_record(state["first"]), "new")
+        path = f"snapshots/{format_id(record.id)}"
+        await storage.put(path, (await state["kit"].memory.get(path))[0])  # this time the upgrade may come in between
+        await refs.publish(Publication("commit", record, "main", record.parent_id))
+        return True
+
+    async def check(storage: Storage, outcomes: list[Outcome]) -> None:
+        assert outcomes[0].error is None
+        refs = await state["kit"].reopen(storage)
+        assert (await refs.branch_tip("main") != state["first"]) == bool(outcomes[1].result)
+
+    assert explore(prepare, [upgrading, committing], check).complete > 3
+
+
 async def test_a_repository_of_the_earliest_writers(tmp_path: Path) -> None:
     shutil.copytree(REPOS / "test-repo-v1", tmp_path / "repo")
     storage = LocalStorage(tmp_path / "repo")

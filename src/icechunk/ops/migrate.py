@@ -165,7 +165,8 @@ async def upgrade(
     tips = await files.close_branches()
     now = tips, await files.tags(), await _config(files)
     same = now == (plan.history.branches, plan.history.tags, plan.info.config)
-    if not same or await _snapshot_files(storage) != before:
+    # snapshots that the plan does not know may be of those who use the new format already
+    if not same or _of_plan(plan, await _snapshot_files(storage)) != _of_plan(plan, before):
         plan = await _plan(files, tips)
         try:
             await put_surely(storage, REPO_OBJECT, _encoded(plan), Unchanged(version), metadata=REPO_FACTS)
@@ -203,6 +204,11 @@ async def _plan(files: RefFiles, branches: Mapping[str, bytes] | None = None) ->
 async def _snapshot_files(storage: Storage) -> set[ObjectInfo]:
     """What changes when snapshots are written, expired or collected."""
     return {info async for batch in storage.list(SNAPSHOTS) for info in batch}
+
+
+def _of_plan(plan: MigrationPlan, files: set[ObjectInfo]) -> set[ObjectInfo]:
+    paths = {SNAPSHOTS + format_id(snapshot_id) for snapshot_id in plan.history.records}
+    return {info for info in files if info.path in paths}
 
 
 async def _config(files: RefFiles) -> dict[str, object] | None:
