@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.interop.descriptions import differences
 from tests.interop.language import step
-from tests.interop.oracle import VERSIONS, Engine, Program
+from tests.interop.oracle import VERSIONS, Engine, Program, StepFailed
 from tests.interop.programs import Steps, commit, session, small_array
+
+import icechunk
+from icechunk._driver import run
+from icechunk.testing.faults import Fault, FaultyStorage, Stopped, record_calls
 
 pytestmark = pytest.mark.interop
 
 FOLDERS = ("snapshots", "transactions", "manifests", "chunks")
 PAIRS = [(version, spec) for version, specs in VERSIONS.items() for spec in specs]
+FAR = datetime(2100, 1, 1, tzinfo=UTC)
 CONFIG = {"inline_chunk_threshold_bytes": 0}
 
 
@@ -102,3 +109,62 @@ def test_one_rewrites_manifests_and_the_other_goes_on(
     more: list[Any] = [*session(), step("write", path="a", values={"fill": 7}), *commit("afterwards")]
     program.run(other, [step("open"), *more])
     assert not differences(program.describe(ours), program.describe(oracle))
+
+
+@pytest.mark.parametrize(("oracle", "spec"), PAIRS, indirect=["oracle"])
+@pytest.mark.parametrize("verb", ["expire and collect", "upgrade"])
+def test_what_an_interruption_leaves_the_other_reads(
+    oracle: Engine, ours: Engine, spec: int, verb: str, tmp_path: Path, data: Path
+) -> None:
+    """Stopped before any of its writes, or failing after it: what is on disk then is the same repository to both."""
+    if verb == "upgrade" and (spec == 2 or oracle.name == "1.1.21"):
+        pytest.skip("upgrading is from format 1, and 1.1.21 knows no other")
+    original = Program(tmp_path / "original", data)
+    original.run(ours, [step("create", spec=spec, config=CONFIG), *history()])
+
+    async def act(storage: icechunk.Storage) -> None:
+        repo = await icechunk.Repository.open_async(storage)
+        if verb == "upgrade":
+            await repo._upgrade(dry_run=False, delete_unused_v1_files=True, prefetch_concurrency=None)
+        else:
+            await repo.expire_snapshots_async(FAR)
+            await repo.garbage_collect_async(FAR)
+
+    def copy(name: str) -> Program:
+        program = Program(tmp_path / name, data)
+        shutil.copytree(original.path, program.path)
+        return program
+
+    calls = run(record_calls(icechunk.local_filesystem_storage(copy("calls").path), act))
+    writes = [number for number, call in enumerate(calls) if call.verb in ("put", "delete")]
+    assert len(writes) >= 4
+    for number in writes:
+        for how in ("stop", "after"):
+            program = copy(f"{number}-{how}")
+            storage = FaultyStorage(icechunk.local_filesystem_storage(program.path), Fault(number, how))
+            with contextlib.suppress(Stopped, icechunk.IcechunkError):
+                run(act(storage))
+            assert not differences(program.describe(ours), program.describe(oracle)), f"{how} at {calls[number]}"
+
+
+@pytest.mark.parametrize("solver", [None, "detect"])
+def test_whoever_is_still_at_work_cannot_commit_to_branches_that_an_upgrade_has_closed(
+    oracle: Engine, solver: str | None, tmp_path: Path, data: Path
+) -> None:
+    program = Program(tmp_path / "repo", data)
+    array = step("array", path="a", shape=[4], chunks=[1], dtype="i4")
+    program.run(oracle, [step("create", spec=1), step("session"), array, step("commit", message="first")])
+    program.run(oracle, [step("session"), step("write", path="a", values={"fill": 3})])
+
+    async def upgrade(storage: icechunk.Storage) -> None:
+        repo = await icechunk.Repository.open_async(storage)
+        await repo._upgrade(dry_run=False, delete_unused_v1_files=True, prefetch_concurrency=None)
+
+    storage = icechunk.local_filesystem_storage(program.path)
+    with contextlib.suppress(Stopped):  # the branches are closed, and not deleted yet
+        run(upgrade(FaultyStorage(storage, Fault(0, "stop", frozenset({"delete"})))))
+    with pytest.raises(StepFailed):
+        oracle.do("commit", message="late", **({"solver": solver} if solver else {}))
+    repo = icechunk.Repository.open(storage)
+    assert [info.message for info in repo.ancestry(branch="main")] == ["first", "Repository initialized"]
+    assert repo.list_branches() == {"main"}

@@ -20,7 +20,9 @@ _BRANCH, _TAG = "branch.", "tag."
 _REF_FILE = "ref.json"
 _TOMBSTONE = "ref.json.deleted"
 _CLOSED = "closed-at"
-"""What stands in place of `snapshot` in a branch that an upgrade has closed; no client takes it for a branch."""
+"""What says in the file of a branch that an upgrade has closed it."""
+_NOWHERE = bytes([255]) * 12
+"""The snapshot that such a file names. There is none of this id: who does not know better can neither read nor commit."""
 
 
 def branch_path(name: str) -> str:
@@ -53,8 +55,11 @@ def encode_ref(snapshot_id: bytes) -> bytes:
 
 
 def encode_closed(snapshot_id: bytes) -> bytes:
-    """The content of the file of a branch that cannot be moved any more."""
-    return f'{{"{_CLOSED}":"{format_id(snapshot_id)}"}}'.encode()
+    """The content of the file of a branch that cannot be moved any more, as it stood at a snapshot.
+
+    It has the form of any other: the Rust implementation reads the file of `main` even where there is a repo object.
+    """
+    return f'{{"snapshot":"{format_id(_NOWHERE)}","{_CLOSED}":"{format_id(snapshot_id)}"}}'.encode()
 
 
 def decode_ref(data: Buffer, path: str) -> bytes:
