@@ -54,7 +54,9 @@ class Explored:
     pruned: int = 0
 
 
-def explore(prepare: Prepare, actors: Sequence[Actor], check: Check, *, limit: int = 100_000) -> Explored:
+def explore(
+    prepare: Prepare, actors: Sequence[Actor], check: Check, *, limit: int = 100_000, share_memory: bool = False
+) -> Explored:
     """Run `actors` in every order of their storage requests that can make a difference.
 
     Parameters
@@ -68,11 +70,14 @@ def explore(prepare: Prepare, actors: Sequence[Actor], check: Check, *, limit: i
         carries a note with the order of requests that led to it.
     limit : int
         So many runs are plenty; more raise `RuntimeError`.
+    share_memory : bool
+        Whether the actors have more in common than the storage, such as a session. Then the order matters even of requests
+        that do not touch each other, and none is left out.
     """
     explored = Explored()
     path: list[_Choice] = []
     while True:
-        complete = _Run(prepare, actors, check, path).go()
+        complete = _Run(prepare, actors, check, path, share_memory=share_memory).go()
         explored.complete += complete
         explored.pruned += not complete
         while path and not path[-1].advance():
@@ -133,7 +138,10 @@ class _GaveUp(BaseException):
 class _Run:
     """One run of the actors: along the choices of `path`, then by first choices, which it appends to `path`."""
 
-    def __init__(self, prepare: Prepare, actors: Sequence[Actor], check: Check, path: list[_Choice]) -> None:
+    def __init__(
+        self, prepare: Prepare, actors: Sequence[Actor], check: Check, path: list[_Choice], *, share_memory: bool
+    ) -> None:
+        self._share_memory = share_memory
         self._prepare = prepare
         self._actors = actors
         self._check = check
@@ -217,7 +225,8 @@ class _Run:
                 )
             choice.waiting = waiting  # the names of new objects differ from run to run
             return choice.chosen
-        choice = _Choice(waiting, self._path[-1].sleepers_after() if self._path else set())
+        asleep = self._path[-1].sleepers_after() if self._path and not self._share_memory else set()
+        choice = _Choice(waiting, asleep)
         if not choice.advance():
             raise _GaveUp
         self._path.append(choice)
