@@ -7,7 +7,6 @@ down and redone on the way up: the node keeps its id, only the path by which it 
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
@@ -135,13 +134,6 @@ def sort_paths(paths: Iterable[str]) -> list[str]:
     if all(map(str.isascii, ordered)):
         return ordered
     return sorted(ordered, key=lambda path: path.encode())
-
-
-def contains_below(paths: list[str], path: str) -> bool:
-    """Whether any of the sorted `paths` lies below `path`."""
-    head = "/" if path == "/" else path + "/"
-    at = bisect_left(paths, head)
-    return at < len(paths) and paths[at].startswith(head) and paths[at] != head
 
 
 def path_after(moves: Iterable[Move], path: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 from urllib.parse import quote, unquote, urlsplit
 
@@ -389,11 +389,6 @@ def normalise_location(location: str, spec: int = 2) -> str:
     if spec == 1 and not path:
         raise _bad_location(location, "virtual reference has no path segments")
     return f"{scheme}://{host}{slash}{path}"
-
-
-def normalise_locations(locations: Iterable[str], spec: int = 2) -> list[str]:
-    """`normalise_location` for many."""
-    return [normalise_location(location, spec) for location in locations]
 
 
 def _bad_location(location: str, why: str) -> InvalidInputError:

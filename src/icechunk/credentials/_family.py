@@ -52,15 +52,6 @@ def _summary(value: Any) -> str:
     return "None" if value is None else "****"
 
 
-class TextVariant(Family):
-    """A variant whose content is one text."""
-
-    _0: str
-
-    def _check(self) -> None:
-        checks.text(self._0, "_0")
-
-
 def check_refreshable(value: Any, current: type) -> None:
     """Check the content of a variant that holds a function."""
     checks.instance(value.pickled_function, "pickled_function", bytes)

@@ -214,12 +214,6 @@ class TableColumns:
                 out[rows] = spots.positions + layout[slot]
         return out
 
-    def inline_sizes(self) -> int:
-        """Bytes taken by all tables without what they refer to."""
-        if self._slots is not None:
-            return int(self._slots.max(0).sum()) + 8 * len(self)
-        return sum(len(spots.positions) * layout[-1] for _, spots, layout in self._groups)
-
     def scalar(self, name: str) -> npt.NDArray[Any]:
         """A column of numbers, the default where absent."""
         field = self.table.fields[name]
