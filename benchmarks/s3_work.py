@@ -17,7 +17,6 @@ import zarr
 
 import icechunk
 
-
 _WARM = 20  # chunks before the clock starts, twice as many as Zarr asks for at once
 
 
