@@ -14,6 +14,7 @@ import pytest
 
 pytest.importorskip("obstore")
 
+import icechunk
 from icechunk._driver import run
 from icechunk.config import S3Options, StorageConcurrencySettings, StorageRetriesSettings, StorageSettings
 from icechunk.credentials import S3StaticCredentials
@@ -111,11 +112,19 @@ def test_a_store_without_conditional_writes(server: FakeS3) -> None:
         run(open_s3(server).put("ref", b"1", only_if=ABSENT))
     server.faults = []
     unsafe = open_s3(server, unsafe_use_conditional_create=False, unsafe_use_conditional_update=False)
+    assert not unsafe.keeps_conditions
     version = run(unsafe.put("ref", b"1", only_if=ABSENT))
     run(unsafe.put("ref", b"2", only_if=ABSENT))
     run(unsafe.put("ref", b"3", only_if=Unchanged(version)))
     assert not [asked for asked in server.asked[-3:] if "if-match" in asked.headers or "if-none-match" in asked.headers]
     assert server.objects["root/ref"].data == b"3"
+
+
+def test_conditions_are_certain_where_the_service_is_known() -> None:
+    amazon = icechunk.s3_storage(bucket="b", prefix="p", region="us-east-1", anonymous=True)
+    assert amazon.keeps_conditions
+    assert not amazon.with_settings(StorageSettings(unsafe_use_conditional_update=False)).keeps_conditions
+    assert not icechunk.s3_storage(bucket="b", region="r", endpoint_url="https://s3.example.org").keeps_conditions
 
 
 def test_unchanged_objects_are_not_sent_again(server: FakeS3) -> None:

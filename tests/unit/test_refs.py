@@ -32,7 +32,7 @@ from icechunk.refs.ref_content import names_in
 from icechunk.refs.snapshot_chain import RecentFiles
 from icechunk.storage.base import ABSENT, ObjectInfo, Storage
 from icechunk.storage.memory import MemoryStorage
-from icechunk.storage.wrappers import ReadOnlyStorage
+from icechunk.storage.wrappers import ReadOnlyStorage, UnconditionalStorage
 from icechunk.testing.counting import CountingStorage
 from icechunk.testing.faults import Fault, FaultyStorage, every_fault, record_calls
 from icechunk.testing.schedules import Outcome, explore
@@ -489,6 +489,19 @@ async def test_a_branch_that_moved_unnoticed_is_a_conflict_and_read_from_then_on
     assert (caught.value.expected_parent, caught.value.actual_parent) == (format_id(tip), format_id(theirs))
     newest = await kit.commit("main", "newest", refs=await kit.reopen())
     assert (await kit.refs.prepare("main", theirs)).tip == newest
+
+
+@pytest.mark.parametrize("spec", [1, 2])
+async def test_where_conditions_are_not_kept_whoever_writes_later_sees_what_was_committed_before(
+    kit_of: Any, spec: int
+) -> None:
+    kit = await kit_of(spec, wrap=UnconditionalStorage).create()
+    tip = await kit.commit("main", "first")
+    ours = await kit.write_snapshot(await kit.refs.snapshot_record(tip), "ours")
+    await kit.commit("main", "theirs", refs=await kit.reopen())
+    with pytest.raises(ConflictError):
+        await kit.refs.publish(Publication("commit", ours, "main", tip), await kit.refs.prepare("main", tip))
+    assert await kit.line("main") == ["theirs", "first", "Repository initialized"]
 
 
 async def test_a_branch_that_went_and_came_back_takes_a_commit(kit: Kit) -> None:

@@ -395,7 +395,7 @@ class RefStore(ABC):
         """Do, while the files of a commit are being written, what can be done ahead of `publish`.
 
         Where the branch was last seen at `expected`, and nobody has got in the way so far, it need not be read again:
-        `publish` finds out whether it still stands there.
+        `publish` finds out whether it still stands there, as it does where the storage keeps conditions.
         """
 
     @abstractmethod

@@ -417,7 +417,8 @@ class RefFiles(RefStore):
         return self.context.now()
 
     async def prepare(self, branch: str, expected: bytes | None = None) -> Prepared:
-        stand = self._stands.get(branch_path(branch)) if self._is_quiet else None
+        may_trust = self._is_quiet and self.storage.keeps_conditions
+        stand = self._stands.get(branch_path(branch)) if may_trust else None
         if expected is not None and stand is not None and stand.tip == expected:
             overtaken = await self.storage.exists(REPO_OBJECT)
         else:

@@ -118,6 +118,9 @@ class Storage(Constructors, Shown):
     read_only: bool = False
     """Whether every write fails with `ReadOnlyError`."""
 
+    keeps_conditions: bool = True
+    """Whether it is certain that a `put` looks whether its condition holds; where it does not, whoever writes last wins."""
+
     @abstractmethod
     async def get(self, path: str, *, byte_range: ByteRange | None = None) -> tuple[Buffer, Version]:
         """The bytes at `path`, or a range of them, and the version they belong to.

@@ -445,6 +445,10 @@ class ObjectStorage(Storage):
 
     # --------------------------------------------------------------------------------------------------------- others
 
+    @property
+    def keeps_conditions(self) -> bool:  # type: ignore[override]
+        return self._settings.unsafe_use_conditional_update and not self._place.is_of_unknown_make
+
     async def ignores_conditions(self, path: str) -> bool:
         settings = self._settings
         wanted = settings.unsafe_use_conditional_create and settings.unsafe_use_conditional_update

@@ -60,6 +60,10 @@ class StorageWrapper(Storage):
     def read_only(self) -> bool:  # type: ignore[override]
         return self._inner.read_only
 
+    @property
+    def keeps_conditions(self) -> bool:  # type: ignore[override]
+        return self._inner.keeps_conditions
+
     async def get(self, path: str, *, byte_range: ByteRange | None = None) -> tuple[Buffer, Version]:
         return await self._inner.get(path, byte_range=byte_range)
 
@@ -260,6 +264,10 @@ class UnconditionalStorage(StorageWrapper):
         super().__init__(inner)
         self._create = create
         self._update = update
+
+    @property
+    def keeps_conditions(self) -> bool:  # type: ignore[override]
+        return self._inner.keeps_conditions and not self._update
 
     async def put(
         self,
