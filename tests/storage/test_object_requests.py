@@ -124,7 +124,8 @@ def test_conditions_are_certain_where_the_service_is_known() -> None:
     amazon = icechunk.s3_storage(bucket="b", prefix="p", region="us-east-1", anonymous=True)
     assert amazon.keeps_conditions
     assert not amazon.with_settings(StorageSettings(unsafe_use_conditional_update=False)).keeps_conditions
-    assert not icechunk.s3_storage(bucket="b", region="r", endpoint_url="https://s3.example.org").keeps_conditions
+    elsewhere = icechunk.s3_storage(bucket="b", prefix="p", region="r", endpoint_url="https://s3.example.org")
+    assert not elsewhere.keeps_conditions
 
 
 def test_unchanged_objects_are_not_sent_again(server: FakeS3) -> None:
