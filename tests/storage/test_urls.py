@@ -88,6 +88,15 @@ def test_parameters() -> None:
     assert parse_address("what?").path == "what?", "a path is taken as it is"
 
 
+def test_what_is_shown_leads_there_unless_there_are_secrets_in_it() -> None:
+    def shown(url: str) -> str:
+        return parse_address(url).shown
+
+    assert shown("s3://bucket/a%20b@main?region=r") == "s3://bucket/a%20b"
+    assert shown("abfss://c@acc.dfs.core.windows.net/p@v1") == "abfss://c@acc.dfs.core.windows.net/p"
+    assert shown("https://user:word@host/p@v1") == "https://****@host/p"
+
+
 def test_the_last_at_of_the_last_part() -> None:
     assert split_version("a@b@c") == ("a@b", "c")
     assert split_version("a@b/c") == ("a@b/c", None)

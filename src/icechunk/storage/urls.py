@@ -116,12 +116,14 @@ def parse_address(url: str | os.PathLike[str], *, windows: bool = os.name == "nt
     if kind in _BUCKETED or "/" in rest:
         rest, version = split_version(rest)
     host, _, path = rest.partition("/")
-    shown = masked_url(f"{scheme}://{rest}")
+    shown = f"{scheme}://{rest}"
     if kind == "http":
         path = f"{scheme}://{rest}"
     else:
         path = _file_path(host, path, windows) if kind == "file" else unquote(path)
         host = "" if kind == "file" else _checked_host(kind, scheme, host)
+    if kind != "az":  # the container in front of its account was checked, and is no user
+        shown = masked_url(shown)
     return Address(kind, host, path, None if version is None else unquote(version), parameters, shown)
 
 
