@@ -325,6 +325,8 @@ def _new_nodes_below_their_arrays(log: TransactionLog, theirs: Hierarchy, ours: 
 
 
 def _metadata_conflicts(log: TransactionLog, ours: ChangeSet) -> Iterator[Conflict]:
+    if not ours.updated:
+        return
     for conflict_type, changed in (
         (ConflictType.ZarrMetadataDoubleUpdate, log.updated_arrays | log.updated_groups),
         (ConflictType.ZarrMetadataUpdateOfDeletedArray, log.deleted_arrays),
@@ -382,6 +384,8 @@ def rows_in(keys: npt.NDArray[np.int64], others: npt.NDArray[np.int64]) -> npt.N
 
 def _delete_conflicts(log: TransactionLog, theirs: Hierarchy, ours: ChangeSet) -> Iterator[Conflict]:
     """A deleted path counts as changed also when they made and changed another node there."""
+    if not ours.deleted:
+        return
     renewed = bool(log.new_arrays or log.new_groups)
     changed_arrays = log.updated_arrays | log.updated_chunks.keys()
     found: dict[bool, list[Conflict]] = {True: [], False: []}
