@@ -5,9 +5,9 @@ What is stored is read in `refs/` and `assets`; here it gets the names, argument
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any
 
 from icechunk._driver import blocking, concurrent_map, gather
 from icechunk.core import RepositoryCore
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from icechunk.ancestry_graph import AncestryGraph
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MANY = 16
-"""Ids from which on it is faster to write them as text all at once."""
+_MANY = 4
+"""Snapshots from which on it is worth while to look at each only when somebody else does."""
 
 
 class Chronicle:
@@ -63,11 +63,11 @@ class Chronicle:
 
     async def _ancestry_of(
         self, branch: str | None, tag: str | None, snapshot_id: str | None
-    ) -> AsyncIterator[Sequence[SnapshotInfo]]:
+    ) -> AsyncIterator[Iterable[SnapshotInfo]]:
         async for infos in self._ancestry(await self._start_async(branch, tag, snapshot_id)):
             yield infos
 
-    async def _ancestry(self, tip: bytes) -> AsyncIterator[Sequence[SnapshotInfo]]:
+    async def _ancestry(self, tip: bytes) -> AsyncIterator[Iterable[SnapshotInfo]]:
         async for records in self._core.refs.ancestry_batches(tip):
             yield infos_of(records)
 
@@ -135,20 +135,28 @@ class Chronicle:
 
 def info_of(record: SnapshotRecord) -> SnapshotInfo:
     """What users see of a snapshot."""
-    return _info(record, format_id(record.id), None if record.parent_id is None else format_id(record.parent_id))
+    parent = None if record.parent_id is None else format_id(record.parent_id)
+    return SnapshotInfo(format_id(record.id), parent, _time(record), record.message, record.metadata)
 
 
-def infos_of(records: Sequence[SnapshotRecord]) -> list[SnapshotInfo]:
-    """What users see of snapshots, each of which is the parent of the one before it."""
+def infos_of(records: Sequence[SnapshotRecord]) -> Iterable[SnapshotInfo]:
+    """What users see of snapshots; of many, each is put together when it is looked at."""
     if len(records) < _MANY:
         return [info_of(record) for record in records]
-    from icechunk.ops.id_set import as_ids, format_names
-
-    names: list[str | None] = [*format_names(as_ids([record.id for record in records]))]
-    last = records[-1].parent_id
-    names.append(None if last is None else format_id(last))
-    return [_info(*parts) for parts in zip(records, cast(list[str], names), names[1:], strict=False)]
+    return SnapshotInfo.of_source(_Records(records), len(records))
 
 
-def _info(record: SnapshotRecord, name: str, parent: str | None) -> SnapshotInfo:
-    return SnapshotInfo(name, parent, _EPOCH + timedelta(0, 0, record.flushed_at), record.message, record.metadata)
+class _Records:
+    """Many records, and what users see of them."""
+
+    def __init__(self, records: Sequence[SnapshotRecord]) -> None:
+        self._records = records
+
+    def facts(self, place: int) -> tuple[str, str | None, datetime, str, dict[str, Any]]:
+        record = self._records[place]
+        parent = None if record.parent_id is None else format_id(record.parent_id)
+        return format_id(record.id), parent, _time(record), record.message, record.metadata
+
+
+def _time(record: SnapshotRecord) -> datetime:
+    return _EPOCH + timedelta(0, 0, record.flushed_at)

@@ -7,9 +7,10 @@ are text, times are datetimes in UTC.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import field, fields
 from datetime import UTC, datetime
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from icechunk import checks
 from icechunk._dataclass import dataclass
@@ -106,8 +107,29 @@ class ManifestFileInfo(_Described):
         return Card("icechunk.snapshots.ManifestFileInfo", _Described._card(self).rows)
 
 
+class SnapshotSource(Protocol):
+    """Knows many snapshots, and what there is to know of one when it is asked for."""
+
+    def facts(self, place: int) -> tuple[str, str | None, datetime, str, dict[str, Any]]:
+        """The fields of one of them, in the order of `SnapshotInfo`."""
+
+
+class _FilledLater(Shown):
+    """A snapshot whose fields are filled in when one of them is first looked at."""
+
+    __slots__ = ("_later",)
+    _later: tuple[SnapshotSource, int]
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_later" or name not in type(self).__slots__:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+        source, place = self._later
+        self.__init__(*source.facts(place))  # type: ignore[misc]
+        return object.__getattribute__(self, name)
+
+
 @dataclass(frozen=True, slots=True, repr=False)
-class SnapshotInfo(Shown):
+class SnapshotInfo(_FilledLater):
     """A commit.
 
     Attributes
@@ -128,6 +150,18 @@ class SnapshotInfo(Shown):
     message: str
     metadata: dict[str, Any] = field(default_factory=dict)
     _manifests: tuple[ManifestFileInfo, ...] = field(default=(), compare=False)
+
+    @classmethod
+    def of_source(cls, source: SnapshotSource, count: int) -> Iterator[SnapshotInfo]:
+        """As many as `source` knows; making one costs next to nothing until it is looked at."""
+        new, put = cls.__new__, _FilledLater.__dict__["_later"].__set__
+
+        def make(place: int) -> SnapshotInfo:
+            info = new(cls)
+            put(info, (source, place))
+            return info
+
+        return map(make, range(count))
 
     @property
     def manifests(self) -> list[ManifestFileInfo]:

@@ -7,7 +7,7 @@ are bytes until somebody asks, and what does not change is written as the bytes 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -192,10 +192,10 @@ class RepoInfo:
             ids[row]: None if parent < 0 else ids[parent] for row, parent in enumerate(self.snapshots.parents.tolist())
         }
 
-    def ancestry(self, snapshot_id: bytes) -> Iterator[SnapshotRecord]:
+    def ancestry(self, snapshot_id: bytes) -> Sequence[SnapshotRecord]:
         """A snapshot, its parent, and so on to the first one; nothing for an unknown id."""
         row = self.snapshots.row(snapshot_id)
-        return self.snapshots.ancestry(row) if row >= 0 else iter(())
+        return self.snapshots.ancestry(row) if row >= 0 else ()
 
     def with_snapshot(self, record: SnapshotRecord) -> RepoInfo:
         """With a snapshot more, whose parent is known already."""

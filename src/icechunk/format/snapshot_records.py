@@ -7,9 +7,9 @@ between the others moves the numbers of all behind it, in one pass over a column
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -183,17 +183,18 @@ class SnapshotTable:
         at = int(column[row])
         return VectorView(self.doc, kind, at, f"SnapshotInfo.{name}") if at else None
 
-    def ancestry(self, row: int) -> Iterator[SnapshotRecord]:
-        """The record of a row, that of its parent, and so on to a root."""
+    def ancestry(self, row: int) -> Lineage:
+        """The record of a row, that of its parent, and so on to a root; each is read when it is asked for."""
         parents = self.parents.tolist()
-        fresh = len(self.fresh)
-        for _ in range(len(parents)):
-            # what is not fresh comes from the columns directly, once they are there
-            yield self.record(row) if fresh or self._all is None else self._all.record(row)
+        rows = []
+        while row >= 0:
+            rows.append(row)
             row = parents[row]
-            if row < 0:
-                return
-        raise FormatError(f"{self.doc.file}: snapshots are parents of each other", ErrorKind.INVALID_FILE_FORMAT)
+            if len(rows) > len(parents):
+                raise FormatError(
+                    f"{self.doc.file}: snapshots are parents of each other", ErrorKind.INVALID_FILE_FORMAT
+                )
+        return Lineage(self, rows)
 
     def with_record(self, record: SnapshotRecord) -> SnapshotTable:
         """The table with a record more, or with another in the place of the one of this id."""
@@ -215,6 +216,28 @@ class SnapshotTable:
             put(self.pruned, place, 0),
             fresh,
         )
+
+
+class Lineage(Sequence[SnapshotRecord]):
+    """The records of some rows, in this order."""
+
+    def __init__(self, table: SnapshotTable, rows: Sequence[int]) -> None:
+        self._table = table
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, place: int) -> SnapshotRecord: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Lineage: ...
+
+    def __getitem__(self, place: int | slice) -> SnapshotRecord | Lineage:
+        if isinstance(place, slice):
+            return Lineage(self._table, self._rows[place])
+        return self._table.record(self._rows[place])
 
 
 def _replaced(column: npt.NDArray[Any], place: int, value: Any) -> npt.NDArray[Any]:

@@ -90,8 +90,6 @@ if TYPE_CHECKING:
 REPO_FACTS = object_metadata(2, "repo-info")
 """What is said of the repo object beside its bytes."""
 OVERWRITTEN = "overwritten/"
-_LARGEST_BATCH = 256
-"""Records that an ancestry hands over at once."""
 
 FLAGS = {"create_tag": (4, True), "move_node": (3, True), "delete_tag": (5, True)}
 """Switches by name: their number, and whether they are on by default."""
@@ -344,18 +342,7 @@ class RepoFile(RefStore):
 
     async def ancestry_batches(self, snapshot_id: bytes) -> AsyncIterator[Sequence[SnapshotRecord]]:
         info = await self._info_with(snapshot_id, revalidate=False)
-        records = info.ancestry(_known(info, snapshot_id))
-        width, batch = 1, list(itertools.islice(records, 1))
-        while batch:
-            yield batch
-            width, batch = min(2 * width, _LARGEST_BATCH), []
-            try:
-                for record in itertools.islice(records, width):
-                    batch.append(record)  # those before a damaged one are good
-            except FormatError:
-                if batch:
-                    yield batch
-                raise
+        yield info.ancestry(_known(info, snapshot_id))
 
     async def _info_with(self, snapshot_id: bytes, *, revalidate: bool) -> RepoInfo:
         info = await self.info(revalidate=revalidate)
