@@ -43,7 +43,7 @@ def expire(storage, keep, *, collect):
 def test_what_others_collected_is_not_shown(open_for_long, storage, keep):
     times = [info.written_at for info in open_for_long.ancestry(branch="main")]
     expire(storage, keep, collect=True)
-    expected = [f"c{number}" for number in (5, 4, 3, 2)][:keep] + ["Repository initialized"]
+    expected = [*(f"c{number}" for number in (5, 4, 3, 2)[:keep]), "Repository initialized"]
     assert history(open_for_long) == expected
     for info in open_for_long.ancestry(branch="main"):
         assert open_for_long.readonly_session(snapshot_id=info.id).snapshot_id == info.id
