@@ -122,8 +122,9 @@ class RefFiles(RefStore):
         return stand.tip  # type: ignore[no-any-return]
 
     async def _no_branch(self, name: str) -> Exception:
-        """What is wrong where a branch is not there: an upgrade may have taken it away."""
-        await self._check_format()
+        """What is wrong where a branch is not there; only an upgrade can take `main` away."""
+        if name == MAIN:
+            await self._check_format()
         return ref_not_found(name)
 
     async def _stand(self, name: str) -> _Stand | None:

@@ -75,6 +75,8 @@ class Service:
         Whether there are writes at all, and listings.
     lists_from : bool
         Whether a listing can go on after a name.
+    lists_etags : bool
+        Whether a listing gives the etags that reading gives; Azure and Google write them otherwise.
     keeps_buffers : bool
         Whether what is written stays the caller's memory, so that it must be copied first.
     """
@@ -87,10 +89,11 @@ class Service:
     updates: bool = True
     writes: bool = True
     lists_from: bool = False
+    lists_etags: bool = False
     keeps_buffers: bool = False
 
 
-S3 = Service("S3", bare_etags=True, encoded_names=False, lists_from=True)
+S3 = Service("S3", bare_etags=True, encoded_names=False, lists_from=True, lists_etags=True)
 GCS = Service("Google Cloud Storage", lists_from=True)
 AZURE = Service("Azure Blob Storage", suffix_ranges=False)
 HTTP = Service("HTTP", writes=False, attributes=False, updates=False, encoded_names=False)

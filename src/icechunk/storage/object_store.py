@@ -435,7 +435,8 @@ class ObjectStorage(Storage):
         path: str | None = key[len(self._prefix) :]
         if path and self._service.encoded_names:
             path = _decoded(path)
-        return ObjectInfo(path, meta["size"], meta["last_modified"].timestamp(), meta["e_tag"]) if path else None
+        etag = meta["e_tag"] if self._service.lists_etags else None
+        return ObjectInfo(path, meta["size"], meta["last_modified"].timestamp(), etag) if path else None
 
     async def is_empty(self) -> bool:
         async for batch in self._batches("", 1):
