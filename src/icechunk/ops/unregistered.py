@@ -5,8 +5,8 @@ somebody may make a branch or tag at it. Both sides act first and look afterward
 looks whether the snapshot is still there; the collection deletes and then looks at the refs. At least one of them notices
 the other. The collection puts back what it deleted and begins again; whoever makes the ref withdraws it.
 
-What was deleted is read before, and kept in memory until the refs were looked at, so this goes batch by batch, newest snapshots first: when
-a snapshot has to come back, all that it descends from is still there or in the same batch.
+What is deleted is read before, and kept in memory until the refs were looked at, so this goes batch by batch, newest
+snapshots first: when a snapshot has to come back, all that it descends from is still there or in the same batch.
 """
 
 from __future__ import annotations
