@@ -2,6 +2,9 @@
 
 Requests come from threads that block and from tasks of any number of event loops. They queue in one line; whoever is done
 hands the place to the first in it. Lists do not count: who goes through one makes other requests meanwhile.
+
+One thread that blocks never waits for tasks. Their event loop may be the one that it holds up, which could then give nothing
+back. So where tasks have all places, there is one more for threads.
 """
 
 from __future__ import annotations
@@ -35,11 +38,11 @@ class LimitedStorage(InterceptingStorage):
         return min(self._inner.concurrency, self._limit)
 
     async def intercept(self, call: Call, perform: Callable[[], Awaitable[T]]) -> T:
-        await self._places.take()
+        blocks = await self._places.take()
         try:
             return await perform()
         finally:
-            self._places.give_back()
+            self._places.give_back(blocks)
 
     def list(self, prefix: str = "") -> AsyncIterator[Sequence[ObjectInfo]]:
         return self._inner.list(prefix)
@@ -53,44 +56,59 @@ class Places:
 
     def __init__(self, count: int) -> None:
         self._free = count
+        self._threads = 0  # that block and have a place
         self._line: deque[_Waiter] = deque()
         self._lock = threading.Lock()
 
-    async def take(self) -> None:
-        """Wait for a place, by whatever means suits the caller."""
+    async def take(self) -> bool:
+        """Wait for a place, by whatever means suits the caller; returns whether it blocks, to be told when it is given back."""
+        loop = running_loop()
+        blocks = loop is None
         with self._lock:
-            if self._free:
+            if self._free > 0 or (blocks and not self._threads):
                 self._free -= 1
-                return
-            waiter = _Waiter()
+                self._threads += blocks
+                return blocks
+            waiter = _Waiter(loop)
             self._line.append(waiter)
         try:
             await waiter.wait()
         except BaseException:
             with self._lock:
                 if not waiter.called:
-                    self._line.remove(waiter)
+                    if waiter in self._line:
+                        self._line.remove(waiter)
                     raise
-            self.give_back()
+            self.give_back(blocks)
             raise
+        return blocks
 
-    def give_back(self) -> None:
-        """Give a place to the first in the line."""
+    def give_back(self, blocks: bool) -> None:
+        """Give a place to the first in the line; `blocks` is what `take` said."""
         with self._lock:
-            while self._line:
-                if self._line.popleft().call():
-                    return
             self._free += 1
+            self._threads -= blocks
+            while self._line and self._free > 0:
+                self._give(self._line.popleft())
+            if not self._threads and (thread := next((one for one in self._line if one.blocks), None)) is not None:
+                self._line.remove(thread)
+                self._give(thread)
+
+    def _give(self, waiter: _Waiter) -> None:
+        if waiter.call():
+            self._free -= 1
+            self._threads += waiter.blocks
 
 
 class _Waiter:
     """Somebody in the line."""
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
         self.called = False
-        self._loop = running_loop()
-        self._future: asyncio.Future[None] | None = None if self._loop is None else self._loop.create_future()
-        self._event = threading.Event() if self._loop is None else None
+        self.blocks = loop is None
+        self._loop = loop
+        self._future: asyncio.Future[None] | None = None if loop is None else loop.create_future()
+        self._event = threading.Event() if loop is None else None
 
     async def wait(self) -> None:
         if self._event is not None:
@@ -101,15 +119,14 @@ class _Waiter:
 
     def call(self) -> bool:
         """Whether it will come; it does not when its event loop is no more."""
-        self.called = True
         if self._event is not None:
             self._event.set()
-            return True
-        assert self._loop is not None
-        with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._arrive)
-            return True
-        return False
+            self.called = True
+        elif self._loop is not None:
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._arrive)
+                self.called = True
+        return self.called
 
     def _arrive(self) -> None:
         assert self._future is not None
