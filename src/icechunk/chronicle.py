@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from icechunk._driver import blocking, concurrent_map, gather
 from icechunk.core import RepositoryCore
-from icechunk.errors import ErrorKind, InvalidInputError
+from icechunk.errors import ErrorKind, FormatError, InvalidInputError
 from icechunk.format.ids import format_id, parse_snapshot_id
 from icechunk.format.repo_info import SnapshotRecord
 from icechunk.info import Diff, SnapshotInfo
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MANY = 4
 """Snapshots from which on it is worth while to look at each only when somebody else does."""
+_FEW = 16
+_BLOCK = 128
 
 
 class Chronicle:
@@ -147,15 +149,41 @@ def infos_of(records: Sequence[SnapshotRecord]) -> Iterable[SnapshotInfo]:
 
 
 class _Records:
-    """Many records, and what users see of them."""
+    """Many records, each of which is the parent of the one before it, and what users see of them.
+
+    Whoever looks at more than a few looks at most: then they are read, and their ids written as text, many at a time.
+    """
 
     def __init__(self, records: Sequence[SnapshotRecord]) -> None:
         self._records = records
+        self._asked = 0
+        self._blocks: dict[int, tuple[list[SnapshotRecord], list[str | None]]] = {}
 
     def facts(self, place: int) -> tuple[str, str | None, datetime, str, dict[str, Any]]:
-        record = self._records[place]
-        parent = None if record.parent_id is None else format_id(record.parent_id)
-        return format_id(record.id), parent, _time(record), record.message, record.metadata
+        self._asked += 1
+        number, at = divmod(place, _BLOCK)
+        block = self._blocks.get(number)
+        if block is None and self._asked > _FEW:
+            block = self._read(number)
+        if block is None:
+            record = self._records[place]
+            name, parent = format_id(record.id), None if record.parent_id is None else format_id(record.parent_id)
+        else:
+            record, name, parent = block[0][at], str(block[1][at]), block[1][at + 1]
+        return name, parent, _time(record), record.message, record.metadata
+
+    def _read(self, number: int) -> tuple[list[SnapshotRecord], list[str | None]] | None:
+        """A block of records and of their names, and behind these the name of the last one's parent."""
+        from icechunk.ops.id_set import as_ids, format_names
+
+        try:
+            records = list(self._records[number * _BLOCK : (number + 1) * _BLOCK])
+        except FormatError:
+            return None  # those around a damaged one are good
+        last = records[-1].parent_id
+        names = [*format_names(as_ids([record.id for record in records])), None if last is None else format_id(last)]
+        self._blocks[number] = records, names
+        return records, names
 
 
 def _time(record: SnapshotRecord) -> datetime:

@@ -7,7 +7,7 @@ between the others moves the numbers of all behind it, in one pass over a column
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import field
 from typing import Any, overload
 
@@ -238,6 +238,11 @@ class Lineage(Sequence[SnapshotRecord]):
         if isinstance(place, slice):
             return Lineage(self._table, self._rows[place])
         return self._table.record(self._rows[place])
+
+    def __iter__(self) -> Iterator[SnapshotRecord]:
+        table = self._table
+        # what is not fresh comes from the columns directly, once they are there
+        return map(table.record if table.fresh or table._all is None else table._all.record, self._rows)
 
 
 def _replaced(column: npt.NDArray[Any], place: int, value: Any) -> npt.NDArray[Any]:
