@@ -77,7 +77,7 @@ def _rows(count: int, spec: int) -> list[Row]:
     size = f"{count // 1000}k nodes" + (", format 2" if spec == 2 else "")
     suffix = f"{count // 1000}k" + ("-2" if spec == 2 else "")
     common: dict[str, Any] = {"fixture": fixture, "needs": "2.3.0" if spec == 2 else "1.1.21"}
-    slow = 3 if count > 10_000 else 5
+    slow = 2 if count > 10_000 else 5
     rows = [
         Row(f"one-node-{suffix}", f"open + one node, {size}", one_node, **common),
         Row(f"list-root-{suffix}", f"open + list the root, {size}", list_root, **common),

@@ -77,7 +77,7 @@ ROWS = [
             collect,
             fixture=VERSIONS[spec],
             fresh=True,
-            rounds=2,
+            rounds=1,
             memory=True,
             consumes=True,
             needs="1.1.21" if spec == 1 else "2.3.0",
