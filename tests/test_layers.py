@@ -28,7 +28,7 @@ class Row:
 
 LAYERS = (  # top to bottom
     Row("faces", ("", "__main__", "testing", "types", "snapshots", "versions")),
-    Row("edge", ("cli", "viewer", "xarray", "dask", "distributed", "chunk_alignment", "opening", "xarray_backend")),
+    Row("edge", ("xarray", "dask", "distributed", "chunk_alignment", "opening", "xarray_backend")),
     Row("use", ("repository", "chronicle", "maintenance")),
     Row("operations", ("ops",)),
     Row("session", ("session",)),
