@@ -98,6 +98,7 @@ class Session:
                 "first_chunks": list(workspace.first_chunks),
                 "since": workspace.since,
                 "forked_from": workspace.forked_from,
+                "handed_over": dict(workspace.handed_over),
             }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -109,7 +110,7 @@ class Session:
             change_set=state["changes"],
         )
         workspace.first_chunks, workspace.since = state["first_chunks"], state["since"]
-        workspace.forked_from = state["forked_from"]
+        workspace.forked_from, workspace.handed_over = state["forked_from"], state["handed_over"]
         # a fork's changes belong to whoever merges them; a copy that is dropped loses nothing
         workspace.handed_on = True
         self.__init__(workspace, state["core"])  # type: ignore[misc]

@@ -281,6 +281,16 @@ def test_a_fork_may_change_the_type_of_what_it_saw(repo, session):
     assert get(committed(repo, session), "a/c/2/2") == b"xx"
 
 
+def test_a_fork_merged_again_may_change_what_it_brought(session, back):
+    fork = session.fork()
+    put(fork.store, "a/zarr.json", attributes(x=1))
+    session.merge(fork)
+    fork = back(fork)
+    put(fork.store, "a/zarr.json", attributes(x=2))
+    silently(session.merge, fork)
+    assert get(session.store, "a/zarr.json") == attributes(x=2)
+
+
 def test_a_fork_merged_again_does_not_hide_what_the_session_made_of_it(session):
     fork = session.fork()
     put(fork.store, "b/zarr.json", array_json())
