@@ -110,19 +110,13 @@ class RefFiles(RefStore):
     # ---- branches and tags
 
     async def branch_tip(self, name: str) -> bytes:
-        if branch_path(name) in self._stands:
-            stand = await self._stand(name)
-            if stand is None:
-                raise await self._no_branch(name)
-            return stand.tip
-        # a name that was not met so far may well be none; to ask why at the same time takes no longer
-        stand, is_upgraded = await gather(self._stand(name), self.storage.exists(REPO_OBJECT), limit=self.context.width)
+        stand = await self._stand(name)
         if stand is None:
-            raise upgraded() if is_upgraded else ref_not_found(name)
-        return stand.tip  # type: ignore[no-any-return]
+            raise await self._no_branch(name)
+        return stand.tip
 
     async def _no_branch(self, name: str) -> Exception:
-        """What is wrong where a branch is not there; only an upgrade can take `main` away."""
+        """What is wrong where a branch is not there: an upgrade takes all of them away, and nothing else takes `main`."""
         if name == MAIN:
             await self._check_format()
         return ref_not_found(name)
