@@ -247,13 +247,16 @@ class _Merge:
 
     def _documents(self, same: dict[bytes, Node]) -> list[Node]:
         """The nodes of the session that the fork gives another document."""
-        again = [
-            node
-            for node in self.changes.new_nodes.values()
-            # it was merged before, and updated since
-            if node.id in same and same[node.id].id == node.id and same[node.id].metadata != node.metadata
+        brought_before = [
+            node for node in self.changes.new_nodes.values() if node.id in same and same[node.id].id == node.id
         ]
-        return [*again, *self.changes.updated.values()]
+        given = self.fork.handed_over
+        return [
+            node
+            for node in (*brought_before, *self.changes.updated.values())
+            # what it handed over before, the session has had, and may have changed since
+            if node.path not in given or given[node.path].metadata != node.metadata
+        ]
 
     def _check_edited(self, same: dict[bytes, Node]) -> None:
         """Whether everything that the fork modified is still there, and its chunks still mean the same."""

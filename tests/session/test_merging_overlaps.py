@@ -291,6 +291,18 @@ def test_a_fork_merged_again_may_change_what_it_brought(session, back):
     assert get(session.store, "a/zarr.json") == attributes(x=2)
 
 
+def test_a_document_that_was_merged_before_does_not_come_back(session, back):
+    fork = session.fork()
+    put(fork.store, "a/zarr.json", attributes(by="fork"))
+    session.merge(fork)
+    put(session.store, "a/zarr.json", attributes(by="session"))
+    fork = back(fork)
+    put(fork.store, "a/c/1/0", b"more")
+    silently(session.merge, fork)
+    assert get(session.store, "a/zarr.json") == attributes(by="session")
+    assert get(session.store, "a/c/1/0") == b"more"
+
+
 def test_a_fork_merged_again_does_not_hide_what_the_session_made_of_it(session):
     fork = session.fork()
     put(fork.store, "b/zarr.json", array_json())

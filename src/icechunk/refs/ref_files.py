@@ -273,9 +273,11 @@ class RefFiles(RefStore):
     async def _targets(self, names: RefNames, paths: Mapping[str, str]) -> dict[str, bytes]:
         """What refs point to, by name; without those that were deleted since they were listed.
 
-        A file that the listing says is still the one that was read before is not read again.
+        A file that the listing says is still the one that was read before is not read again, where it can be believed:
+        listings of stores of unknown make may lag behind.
         """
-        stands = {path: self._listed_stand(path, names) for path in paths.values()}
+        trusted = self.storage.keeps_conditions
+        stands = {path: self._listed_stand(path, names) if trusted else None for path in paths.values()}
         unknown = [path for path, stand in stands.items() if stand is None]
         stands.update(zip(unknown, await concurrent_map(self._read, unknown, self.context.width), strict=True))
         return {name: stand.tip for name, path in paths.items() if (stand := stands[path]) is not None}
