@@ -81,6 +81,25 @@ def test_a_conditional_write_flushes_all_that_was_written_before_it(disk: Disk, 
     assert events[published + 1 :] == ["flush refs/main"]
 
 
+def test_large_files_are_set_going_and_flushed_nevertheless(
+    disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+    monkeypatch.setattr(
+        _durability, "_sync_file_range", lambda descriptor, *_: begun.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+    )
+    storage = LocalStorage(tmp_path)
+    run(storage.put("chunks/small", b"x"))
+    run(storage.put("chunks/large", bytes(1 << 20)))
+    assert [disk.name(file) for file in begun] == ["aside"]
+    run(LocalStorage(tmp_path / "other", fsync=False).put("chunks/large", bytes(1 << 20)))
+    assert len(begun) == 1
+    disk.take()
+    run(storage.put("ref", b"1", only_if=ABSENT))
+    events = disk.take()
+    assert events.index("flush chunks/large") < events.index("publish ref")
+
+
 def test_what_is_on_disk_is_not_flushed_again(disk: Disk, tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path)
     run(storage.put("chunks/A", b"x"))

@@ -6,6 +6,9 @@ names a file that was lost or cut short, and a bulk write pays for one flush, no
 
 Linux can flush a whole file system in one call (`syncfs`), many times faster than file by file; that is the way as long
 as it has nothing much of others to write, or we have very much. Elsewhere the files are flushed one by one, on threads.
+
+Large files are set going as soon as they are written, where the system can be told so without waiting for it (Linux): the
+disk works while the next chunks are made, and there is little left to wait for in the end.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable
+from typing import Any, cast
 
 from icechunk.storage import _pool
 from icechunk.storage._files import open_existing
@@ -25,6 +29,8 @@ _MANY = 256
 """So many files are flushed by flushing their file system, whatever else waits there."""
 _LITTLE = 64 << 20
 """So many bytes of others may wait on the system to be flushed along with a few files of ours."""
+WORTH_BEGINNING = 1 << 20
+"""Files of so many bytes are set going as soon as they are written."""
 _LIMIT = 10_000
 """So many files are noted by name; beyond that it is known only that there are many."""
 
@@ -129,20 +135,30 @@ def _full_fsync() -> Callable[[int], None]:
     return os.fsync
 
 
-def _load_syncfs() -> Callable[[int], int] | None:
+def _load(name: str, *arguments: Any) -> Callable[..., int] | None:
+    """A function of Linux that Python does not offer, which returns an int; None elsewhere."""
     if sys.platform != "linux":
         return None
     try:
-        function = ctypes.CDLL(None, use_errno=True).syncfs
+        function = getattr(ctypes.CDLL(None, use_errno=True), name)
     except (OSError, AttributeError):
         return None
-    function.argtypes = (ctypes.c_int,)
+    function.argtypes = arguments
     function.restype = ctypes.c_int
-    return function
+    return cast("Callable[..., int]", function)
 
 
 _fsync = _full_fsync()
-_syncfs = _load_syncfs()
+_syncfs = _load("syncfs", ctypes.c_int)
+_sync_file_range = _load("sync_file_range", ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+_WRITE = 2
+"""`SYNC_FILE_RANGE_WRITE`: begin, and do not wait."""
+
+
+def begin_to_flush(descriptor: int) -> None:
+    """Have the system begin to bring what was written to disk; whoever needs it there still has to flush."""
+    if _sync_file_range is not None:
+        _sync_file_range(descriptor, 0, 0, _WRITE)  # where it fails, for some file systems cannot, nothing is lost
 
 
 def _flush_file_systems(directories: Iterable[str]) -> bool:

@@ -65,8 +65,11 @@ def _read_pieces(descriptor: int, count: int) -> bytes:
     return b"".join(pieces)
 
 
-def write_new(file: str, pieces: Sequence[Buffer]) -> str:
-    """Make `file`, which must not exist, with the bytes of `pieces`; its name again. Leaves nothing when it fails."""
+def write_new(file: str, pieces: Sequence[Buffer], written: Callable[[int], None] | None = None) -> str:
+    """Make `file`, which must not exist, with the bytes of `pieces`; its name again. Leaves nothing when it fails.
+
+    `written` is called with the descriptor when everything was written to it.
+    """
     descriptor = os.open(file, _NEW, 0o666)
     try:
         try:
@@ -74,6 +77,8 @@ def write_new(file: str, pieces: Sequence[Buffer]) -> str:
                 pieces = (b"".join(pieces),)
             for piece in pieces:
                 _write_all(descriptor, piece)
+            if written is not None:
+                written(descriptor)
         finally:
             os.close(descriptor)
     except BaseException:

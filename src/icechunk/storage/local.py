@@ -31,7 +31,7 @@ from icechunk.config import StorageConcurrencySettings, StorageRetriesSettings, 
 from icechunk.errors import ErrorKind, InvalidInputError, ObjectNotFoundError, PreconditionFailedError, StorageError
 from icechunk.storage import _files
 from icechunk.storage._common import as_bytes, check_condition, check_prefix, pieces_of, size_of
-from icechunk.storage._durability import Unflushed, flush_directory
+from icechunk.storage._durability import WORTH_BEGINNING, Unflushed, begin_to_flush, flush_directory
 from icechunk.storage._locks import SharedLock
 from icechunk.storage._names import LOCK_NAME, encode_path, long_name
 from icechunk.storage._pool import BIG, WIDTH, Pace, in_thread
@@ -218,9 +218,10 @@ class LocalStorage(Storage):
                 raise PreconditionFailedError(f"object `{path}` is not what it was")
 
     def _write_aside(self, directory: str, pieces: Sequence[Buffer]) -> str:
+        written = begin_to_flush if self._fsync and size_of(pieces) >= WORTH_BEGINNING else None
         while True:
             try:
-                return _files.write_new(f"{directory}{os.sep}new#{next(_numbers)}", pieces)
+                return _files.write_new(f"{directory}{os.sep}new#{next(_numbers)}", pieces, written)
             except FileNotFoundError:
                 self._make_directory(directory)
             except FileExistsError:
