@@ -112,6 +112,7 @@ class Flaky:
 
 
 def test_map_retries(repo: icechunk.Repository, session: icechunk.Session) -> None:
+    gc.collect()  # what other tests dropped says so before
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         with ThreadPoolExecutor(2) as pool, ParallelWrite(session, [0], message="rows") as write:
