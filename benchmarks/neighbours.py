@@ -21,7 +21,8 @@ import numpy as np
 from tests.servers.fault_proxy import proxy_of
 
 from benchmarks.document import put, table
-from benchmarks.s3_servers import BUCKET, Backend, add_engine_options, engines, requests_of, serving, work
+from benchmarks.engines import add_choice_of_engines, add_engine_options, engines
+from benchmarks.s3_servers import BUCKET, Backend, requests_of, serving, work
 from icechunk._driver import run
 
 FOLDER, FILE = "archive", "field.nc"
@@ -118,6 +119,7 @@ def main() -> None:
     parser.add_argument("--concurrency", nargs="*", type=int, default=[None, 64], help="chunks at a time")
     parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
     add_engine_options(parser)
+    add_choice_of_engines(parser)
     arguments = parser.parse_args()
     text = report(measure(arguments), arguments)
     print(text)

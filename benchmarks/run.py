@@ -30,11 +30,12 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.engines import PAIRS, add_engine_options  # noqa: E402
+from benchmarks.engines import engines as engines_of  # noqa: E402
 from benchmarks.harness import Fixture, Row, all_rows, questions  # noqa: E402
 
 CACHE = ROOT / ".cache" / "benchmarks"
 REPORT = ROOT / "docs" / "performance.md"
-PAIRS = (("ours", "1.1.21"), ("ours-new", "2.3.0"))  # each reference beside us on the same Python and zarr
 
 
 class Engine:
@@ -210,19 +211,6 @@ def versions(engine: Engine) -> str:
     return subprocess.run([engine.python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
-def find_engines(arguments: argparse.Namespace) -> dict[str, Engine]:
-    places = {
-        "ours": arguments.ours or ROOT / ".venv-test-3.11/bin/python",
-        "1.1.21": arguments.ref11 or ROOT / ".cache/oracles/1.1.21/bin/python",
-        "ours-new": arguments.ours_new or ROOT / ".venv-test-3.12/bin/python",
-        "2.3.0": arguments.ref23 or ROOT / ".cache/oracles/2.3.0/bin/python",
-    }
-    missing = [name for name, python in places.items() if not Path(python).exists()]
-    if missing:
-        sys.exit(f"no Python for {', '.join(missing)}: run scripts/test once, or name them (--help)")
-    return {name: Engine(name, str(python)) for name, python in places.items()}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="*", help="names of rows, or what they begin with")
@@ -234,8 +222,7 @@ def main() -> None:
         "--cpu", action="store_true", help="measure processor time (all threads) instead of time that passes"
     )
     parser.add_argument("--rounds", type=int, help="measure each row so often")
-    for engine in ("ours", "ours-new", "ref11", "ref23"):
-        parser.add_argument(f"--{engine}", metavar="PYTHON")
+    add_engine_options(parser)
     arguments = parser.parse_args()
     rows = [
         row
@@ -246,7 +233,7 @@ def main() -> None:
         for row in rows:
             print(f"{row.name:32} {'; '.join(row.lines)}")
         return
-    engines = find_engines(arguments)
+    engines = {name: Engine(name, python) for name, python in engines_of(arguments).items()}
     results = []
     print(f"{'':66}" + "".join(f"{header:>10}" for header in ("ours", "1.1.21", "ratio", "ours/new", "2.3.0", "ratio")))
     with tempfile.TemporaryDirectory(prefix="icechunk-bench-") as scratch:

@@ -6,7 +6,6 @@ time that passes is mostly its own. `quick` (`quick_s3.py`) does next to nothing
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -48,28 +47,6 @@ def requests_of(backend: Backend) -> dict[str, int]:
     return counts
 
 
-def add_engine_options(parser: argparse.ArgumentParser) -> None:
-    """Options that name the Pythons."""
-    for option in ("ours", "ours-new", "ref11", "ref23"):
-        parser.add_argument(f"--{option}", metavar="PYTHON")
-    parser.add_argument("--only", nargs="*", help="measure these engines only: ours, 1.1.21, ours-new, 2.3.0")
-
-
-def engines(arguments: argparse.Namespace) -> dict[str, str]:
-    """The Python of each engine: ours and each reference on the same Python and zarr."""
-    places = {
-        "ours": arguments.ours or ROOT / ".venv-test-3.11/bin/python",
-        "1.1.21": arguments.ref11 or ROOT / ".cache/oracles/1.1.21/bin/python",
-        "ours-new": arguments.ours_new or ROOT / ".venv-test-3.12/bin/python",
-        "2.3.0": arguments.ref23 or ROOT / ".cache/oracles/2.3.0/bin/python",
-    }
-    wanted = {name: str(python) for name, python in places.items() if not arguments.only or name in arguments.only}
-    missing = [name for name, python in wanted.items() if not Path(python).exists()]
-    if missing:
-        sys.exit(f"no Python for {', '.join(missing)}: run scripts/test once, or name them (--help)")
-    return wanted
-
-
 def work(engine: str, python: str, task: str, **arguments: Any) -> dict[str, Any]:
     """What `benchmarks/s3_work.py` answers when it does `task` in a process of this engine."""
     environment = {name: text for name, text in os.environ.items() if not name.startswith("PYTHON")}
@@ -83,4 +60,4 @@ def work(engine: str, python: str, task: str, **arguments: Any) -> dict[str, Any
     return answer
 
 
-__all__ = ["BUCKET", "KINDS", "Backend", "add_engine_options", "engines", "requests_of", "serving", "work"]
+__all__ = ["BUCKET", "KINDS", "Backend", "requests_of", "serving", "work"]

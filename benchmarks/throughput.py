@@ -18,10 +18,10 @@ from collections import defaultdict
 from statistics import median
 
 from benchmarks.document import put, table
-from benchmarks.s3_servers import KINDS, add_engine_options, engines, serving, work
+from benchmarks.engines import PAIRS, add_choice_of_engines, add_engine_options, engines
+from benchmarks.s3_servers import KINDS, serving, work
 
 CHUNKS = (8192, 256)  # KiB
-PAIRS = (("ours", "1.1.21"), ("ours-new", "2.3.0"))
 Rounds = dict[tuple[str, int, str, str], list[float]]
 """What was measured, by server, KiB per chunk, name of the measurement and engine."""
 
@@ -95,6 +95,7 @@ def main() -> None:
     parser.add_argument("--server", nargs="*", choices=KINDS, default=KINDS)
     parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
     add_engine_options(parser)
+    add_choice_of_engines(parser)
     arguments = parser.parse_args()
     text = report(measure(arguments), arguments.mebibytes, arguments.rounds)
     print(text)

@@ -19,9 +19,10 @@ import subprocess
 from typing import Any
 
 from benchmarks.document import put, table
+from benchmarks.engines import ROOT, add_choice_of_engines, add_engine_options, engines
 from benchmarks.large_job.plan import VIRTUAL_CHUNK, Plan, content, name_of
 from benchmarks.large_job.references import check_references
-from benchmarks.s3_servers import BUCKET, KINDS, ROOT, add_engine_options, engines, serving
+from benchmarks.s3_servers import BUCKET, KINDS, serving
 from icechunk._driver import run
 
 ARCHIVE = "archive"
@@ -102,6 +103,7 @@ def main() -> None:
     parser.add_argument("--server", choices=KINDS, default="seaweedfs")
     parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
     add_engine_options(parser)
+    add_choice_of_engines(parser)
     arguments = parser.parse_args()
     found = {}
     for engine, python in engines(arguments).items():

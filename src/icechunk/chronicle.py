@@ -6,7 +6,7 @@ What is stored is read in `refs/` and `assets`; here it gets the names, argument
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from icechunk._driver import blocking, concurrent_map, gather
@@ -14,13 +14,12 @@ from icechunk.core import RepositoryCore
 from icechunk.errors import ErrorKind, FormatError, InvalidInputError
 from icechunk.format.ids import format_id, parse_snapshot_id
 from icechunk.format.repo_info import SnapshotRecord
-from icechunk.info import Diff, SnapshotInfo
+from icechunk.info import Diff, SnapshotInfo, from_microseconds
 from icechunk.iterators import AsyncCloseableIterator
 
 if TYPE_CHECKING:
     from icechunk.ancestry_graph import AncestryGraph
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MANY = 4
 """Snapshots from which on it is worth while to look at each only when somebody else does."""
 _FEW = 16
@@ -138,7 +137,9 @@ class Chronicle:
 def info_of(record: SnapshotRecord) -> SnapshotInfo:
     """What users see of a snapshot."""
     parent = None if record.parent_id is None else format_id(record.parent_id)
-    return SnapshotInfo(format_id(record.id), parent, _time(record), record.message, record.metadata)
+    return SnapshotInfo(
+        format_id(record.id), parent, from_microseconds(record.flushed_at), record.message, record.metadata
+    )
 
 
 def infos_of(records: Sequence[SnapshotRecord]) -> Iterable[SnapshotInfo]:
@@ -170,7 +171,7 @@ class _Records:
             name, parent = format_id(record.id), None if record.parent_id is None else format_id(record.parent_id)
         else:
             record, name, parent = block[0][at], str(block[1][at]), block[1][at + 1]
-        return name, parent, _time(record), record.message, record.metadata
+        return name, parent, from_microseconds(record.flushed_at), record.message, record.metadata
 
     def _read(self, number: int) -> tuple[list[SnapshotRecord], list[str | None]] | None:
         """A block of records and of their names, and behind these the name of the last one's parent."""
@@ -184,7 +185,3 @@ class _Records:
         names = [*format_names(as_ids([record.id for record in records])), None if last is None else format_id(last)]
         self._blocks[number] = records, names
         return records, names
-
-
-def _time(record: SnapshotRecord) -> datetime:
-    return _EPOCH + timedelta(0, 0, record.flushed_at)

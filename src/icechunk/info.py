@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import field, fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, TypeAlias
 
 from icechunk import checks
@@ -17,11 +17,12 @@ from icechunk._dataclass import dataclass
 from icechunk.display import Card, Plain, Row, Shown, constructor_text, quoted
 from icechunk.variants import Choice, Variants, variant_of
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
 
 def from_microseconds(microseconds: int) -> datetime:
     """Microseconds since 1970 as a datetime in UTC, exactly."""
-    seconds, rest = divmod(microseconds, 1_000_000)
-    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest)
+    return _EPOCH + timedelta(0, 0, microseconds)
 
 
 class ChunkType(Choice):

@@ -28,9 +28,9 @@ from icechunk.info import (
     SpecVersion,
     Update,
     UpdateType,
+    from_microseconds,
 )
 from icechunk.iterators import AsyncCloseableIterator
-from icechunk.ops.times import as_datetime
 
 if TYPE_CHECKING:
     from icechunk.ops.expire import ExpirationPlan
@@ -463,13 +463,13 @@ def _object_id(text: str, what: str) -> bytes:
 
 def _status_of(status: Any) -> RepoStatus:
     return RepoStatus(
-        _STATES.get(status.availability, RepoAvailability.read_only), as_datetime(status.set_at), status.reason
+        _STATES.get(status.availability, RepoAvailability.read_only), from_microseconds(status.set_at), status.reason
     )
 
 
 async def _public_updates(updates: AsyncIterator[Any]) -> AsyncIterator[Update]:
     async for update in updates:
-        yield Update(_public_kind(update.kind), as_datetime(update.at), update.backup)
+        yield Update(_public_kind(update.kind), from_microseconds(update.at), update.backup)
 
 
 def _public_kind(kind: Any) -> UpdateType:

@@ -33,7 +33,7 @@ from icechunk.errors import (
 from icechunk.format.ids import parse_id
 from icechunk.info import Attribution, SpecVersion
 from icechunk.refs.base import MAIN
-from icechunk.repository import Repository
+from icechunk.repository import Repository, place_of
 from icechunk.session import Session
 from icechunk.storage.base import Storage
 from icechunk.storage.urls import VERSION_PARAMETERS, Address, reach
@@ -427,6 +427,4 @@ async def _repository(
 
 def _shown(storage: Storage, address: Address | None) -> str:
     """The place, for errors."""
-    if address is not None:
-        return address.shown
-    return ", ".join(f"{name} {value}" for name, value in storage.describe().items() if value)
+    return place_of(storage) if address is None else address.shown

@@ -179,7 +179,7 @@ class Repository(Chronicle, Maintenance, Shown):
         repo = await cls._open(storage, config, authorize_virtual_chunk_access, attribution, policy)
         if repo is None:
             raise RepositoryNotFoundError(
-                f"the repository doesn't exist at {_place(storage)}; make one with `Repository.create`, or check the "
+                f"the repository doesn't exist at {place_of(storage)}; make one with `Repository.create`, or check the "
                 "bucket, prefix or path",
                 ErrorKind.REPOSITORY_NOT_FOUND,
             )
@@ -286,7 +286,7 @@ class Repository(Chronicle, Maintenance, Shown):
         refs = await open_refs(ref_context(core.storage, core.assets, core.effective))
         if refs is None:
             raise RepositoryNotFoundError(
-                f"the repository doesn't exist at {_place(storage)}", ErrorKind.REPOSITORY_NOT_FOUND
+                f"the repository doesn't exist at {place_of(storage)}", ErrorKind.REPOSITORY_NOT_FOUND
             )
         return await refs.load_config()
 
@@ -583,6 +583,7 @@ def _check_storage(storage: Storage) -> None:
         )
 
 
-def _place(storage: Storage) -> str:
+def place_of(storage: Storage) -> str:
+    """Where a storage is, for errors."""
     facts = storage.describe()
     return ", ".join(f"{name} {value}" for name, value in facts.items() if value)

@@ -39,7 +39,7 @@ from icechunk.format.schemas import CHUNK_REF, MANIFEST
 from icechunk.format.snapshot import Node, Snapshot
 from icechunk.format.transaction_log import TransactionLog
 from icechunk.history import union_coords
-from icechunk.ops.times import as_datetime
+from icechunk.info import from_microseconds
 from icechunk.refs.base import RefStore
 from icechunk.refs.repo_file import AVAILABILITY
 from icechunk.storage.base import Buffer, Storage
@@ -49,7 +49,7 @@ View = dict[str, Any]
 
 def iso_time(at: int) -> str:
     """Microseconds since 1970 as text, with as many digits of the second as it takes."""
-    moment = as_datetime(at)
+    moment = from_microseconds(at)
     text = moment.strftime("%Y-%m-%dT%H:%M:%S")
     if moment.microsecond % 1000:
         text += f".{moment.microsecond:06}"

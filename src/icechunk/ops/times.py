@@ -15,8 +15,3 @@ def as_micros(moment: datetime | int) -> int:
     if not isinstance(moment, datetime):
         raise TypeError(f"expected a datetime, got {type(moment).__name__}")
     return (moment.astimezone(UTC) - _EPOCH) // _MICROSECOND
-
-
-def as_datetime(at: int) -> datetime:
-    """The moment `at` microseconds after 1970, in UTC."""
-    return _EPOCH + at * _MICROSECOND

@@ -13,7 +13,6 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import field
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, Protocol, Self
 
 from icechunk._dataclass import dataclass
@@ -30,6 +29,7 @@ from icechunk.errors import (
 )
 from icechunk.format.ids import format_id
 from icechunk.format.repo_info import SnapshotRecord, Status, Update
+from icechunk.info import from_microseconds
 from icechunk.storage.base import Buffer, ObjectInfo, Storage, Version
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ MAIN = "main"
 MAX_CLOCK_DRIFT = 10 * 60 * 1_000_000
 """How far, in microseconds, two clocks may be apart before a write is refused."""
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _YEAR_3000 = 32_503_680_000_000
 """Milliseconds from 1970 to 3000; backups count down to it, so that the newest sorts first."""
 
@@ -558,7 +557,7 @@ def _some(text: str | None) -> str:
 
 def format_time(at: int) -> str:
     """A time for people; fractions of a second only where there are some."""
-    moment = _EPOCH + timedelta(microseconds=at)
+    moment = from_microseconds(at)
     return f"{moment:%Y-%m-%d %H:%M:%S}{f'.{moment.microsecond:06}' if moment.microsecond else ''} UTC"
 
 
