@@ -42,6 +42,7 @@ LAYERS = (  # top to bottom
             "rebase",
             "workspace",
             "chunk_access",
+            "chunk_packs",
             "commit",
             "manifest_writer",
             "written_chunks",

@@ -22,6 +22,7 @@ from icechunk.format.manifest import Manifest
 from icechunk.format.snapshot import Snapshot
 from icechunk.format.transaction_log import TransactionLog
 from icechunk.storage.base import Buffer, ByteRange, Storage, Version
+from icechunk.storage.neighbours import Answer, Neighbours
 
 SNAPSHOTS = "snapshots/"
 MANIFESTS = "manifests/"
@@ -76,6 +77,7 @@ class Assets:
         self._manifests = WeightedCache[bytes, Manifest](settings.cached_refs, lambda value: value.num_refs + 1)
         self._logs = WeightedCache[bytes, TransactionLog](settings.cached_changes, lambda value: value.num_changes + 1)
         self._chunks = WeightedCache[tuple[bytes, int, int], Buffer](settings.cached_chunk_bytes, len)
+        self._packed = Neighbours(self._fetch_range, ahead=True)
         self._written = WeightedCache[bytes, bytes](_WRITTEN if settings.cached_refs else 0, len)
 
     async def snapshot(self, snapshot_id: bytes) -> Snapshot:
@@ -150,7 +152,10 @@ class Assets:
             return b""
         path = CHUNKS + format_id(ref.id)
         # a range, even where it is the whole object: whoever knows how much will come need not be told first
-        data, _ = await self.storage.get(path, byte_range=ByteRange(ref.offset + start, ref.offset + stop))
+        if ref.offset and self.storage.concurrency > 1:
+            data, *_ = await self._packed.fetch(path, ref.offset + start, ref.offset + stop, False)
+        else:
+            data, _ = await self.storage.get(path, byte_range=ByteRange(ref.offset + start, ref.offset + stop))
         if len(data) != stop - start:
             raise StorageError(
                 f"chunk object `{path}` has not the expected size: {stop - start} bytes were wanted and {len(data)} "
@@ -158,6 +163,10 @@ class Assets:
                 ErrorKind.INVALID_OBJECT_SIZE,
             )
         return data
+
+    async def _fetch_range(self, path: str, start: int, stop: int, _: bool) -> Answer:
+        data, _version = await self.storage.get(path, byte_range=ByteRange(start, stop))
+        return data, None, None
 
     async def write_chunk(self, chunk_id: bytes, data: Buffer) -> None:
         """Write the object of a native chunk under a fresh id."""

@@ -170,9 +170,9 @@ class RepositoryCore:
     @cached_property
     def workspace_settings(self) -> WorkspaceSettings:
         """What a workspace needs of the configuration."""
-        return WorkspaceSettings(
-            self.spec, self.effective.inline_chunk_threshold_bytes, PreloadPolicy(self.effective.preload)
-        )
+        config = self.effective
+        packs = self.storage.concurrency > 1 if config.pack_small_chunks is None else config.pack_small_chunks
+        return WorkspaceSettings(self.spec, config.inline_chunk_threshold_bytes, packs, PreloadPolicy(config.preload))
 
     @property
     def width(self) -> int:

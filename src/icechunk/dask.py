@@ -221,7 +221,10 @@ class Sink:
         index = self.place.index(bounds)
         with self.lock or contextlib.nullcontext():
             self.target[index] = block
-        return Report() if self.is_home else self._references(index)
+        if self.is_home:
+            return Report()
+        run(self.target.store.session._workspace.packs.settle())  # type: ignore[attr-defined]
+        return self._references(index)
 
     def _references(self, index: Index) -> Report:
         session = self.target.store.session  # type: ignore[attr-defined]

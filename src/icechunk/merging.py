@@ -22,6 +22,8 @@ async def merge_workspaces(into: Workspace, others: Sequence[Workspace]) -> list
     """
     await into.view()
     forks = [_fork(other) for other in others]
+    for other in others:
+        await other.packs.settle()
     fetched = Fetched()
     while True:
         try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -34,6 +34,8 @@ from icechunk.written_chunks import check_written_chunks
 
 Properties: TypeAlias = dict[str, Any]
 """What a snapshot says about itself: anything JSON can hold."""
+
+Written: TypeAlias = tuple[Publication, Prepared | None]
 
 _REMOTE = 16
 """Requests worth having under way from which on round trips, not bytes, are what storage costs."""
@@ -182,9 +184,7 @@ class Publisher:
 
     # --- one conditional write ----------------------------------------------------------------------------------------
 
-    async def _publish(
-        self, writer: CommitWriter, write: Callable[[], Awaitable[tuple[Publication, Prepared | None]]]
-    ) -> str:
+    async def _publish(self, writer: CommitWriter, write: Callable[[], Coroutine[Any, Any, Written]]) -> str:
         """Publish what `write` writes, and end the session with it; returns the id of the new snapshot.
 
         When a collection ran since the session began, and left the chunks that were written before, all else is written
@@ -194,7 +194,7 @@ class Publisher:
         if not refs.logs_collections and workspace.since is not None and refs.moment() - workspace.since > _LONG:
             await self._check_written_chunks()
         while True:
-            publication, prepared = await write()
+            publication, prepared = await self._with_packs(write)
             try:
                 await unbroken(self._land(replace(publication, since=workspace.since), prepared))
                 return format_id(publication.record.id)
@@ -202,6 +202,16 @@ class Publisher:
                 await self._check_written_chunks()
                 workspace.since = news.at
                 writer.forget()
+
+    async def _with_packs(self, write: Callable[[], Coroutine[Any, Any, Written]]) -> Written:
+        """What `write` writes, once the chunks are stored too that are not yet."""
+        packs = self.workspace.packs
+        if packs and self.core.width >= _REMOTE:
+            written: Written
+            _, written = await gather(packs.settle(), write())
+            return written
+        await packs.settle()
+        return await write()
 
     async def _land(self, publication: Publication, prepared: Prepared | None) -> None:
         """Publish, and become read-only: both or neither, also when the user interrupts it."""

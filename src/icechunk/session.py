@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from icechunk import moves
-from icechunk._driver import blocking
+from icechunk._driver import blocking, run
 from icechunk.checks import integer, mapping, unicode_text
 from icechunk.config import RepositoryConfig
 from icechunk.conflicts import ConflictSolver
@@ -89,8 +89,7 @@ class Session:
         if workspace.mode is not Mode.READ_ONLY and not self._is_fork:
             raise ValueError(_PICKLING)
         with workspace.lock:  # it may be written to while it is being pickled
-            workspace.handed_on = True
-            return {
+            state = {
                 "core": self._core,
                 "snapshot": workspace.snapshot_id,
                 "mode": workspace.mode.value,
@@ -100,6 +99,9 @@ class Session:
                 "forked_from": workspace.forked_from,
                 "handed_over": dict(workspace.handed_over),
             }
+        run(workspace.packs.settle())
+        workspace.handed_on = True
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         workspace = new_workspace(
@@ -414,6 +416,7 @@ class Session:
             draft = await self._core.commit_writer().write(
                 base, changes, message="uncommitted changes of a session that was forked", metadata={}
             )
+            await workspace.packs.settle()
             made = self._made_for_forks = edition, draft.record.id
         return made[1]
 

@@ -25,6 +25,7 @@ from icechunk._driver import concurrent_map, offload
 from icechunk.assets import Assets
 from icechunk.change_set import UNTOUCHED, ChangeSet, ChunkEdits, Coords
 from icechunk.chunk_access import beginning_with, lies_in, require_array, resolve_range, table_of
+from icechunk.chunk_packs import ALONE, LARGEST, ChunkPacks
 from icechunk.errors import (
     AlreadyExistsError,
     ErrorKind,
@@ -65,11 +66,13 @@ class Mode(Enum):
 class WorkspaceSettings:
     """What a workspace needs of the configuration.
 
-    `inline_threshold` is the largest chunk, in bytes, that is kept in the manifest.
+    `inline_threshold` is the largest chunk, in bytes, that is kept in the manifest. With `packs` many small chunks are stored
+    in one object.
     """
 
     spec: int
     inline_threshold: int = 512
+    packs: bool = False
     preload: PreloadPolicy | None = None
 
 
@@ -96,6 +99,9 @@ class Workspace:
         self.change_set = ChangeSet() if change_set is None else change_set
         self.handed_on = False
         """Whether somebody else looks after the changes: they were merged, or left this process."""
+        self.packs = ChunkPacks(assets.write_chunk, max(assets.storage.concurrency, 1))
+        """Chunks that were written and are not stored yet."""
+        self._alone = 0 if settings.packs else None
         self.first_chunks: list[bytes] = []
         """The ids of the chunks written first, here and in each fork that was merged."""
         self.since: int | None = None
@@ -177,6 +183,7 @@ class Workspace:
             self._check_writable()
             self.edition += 1
             self.change_set = ChangeSet()
+            self.packs.clear()
             if self._view is not None:
                 self._view = NodeView(self._view.snapshot, self.change_set)
 
@@ -343,7 +350,7 @@ class Workspace:
         return table
 
     async def set_chunk(self, path: str, coords: Coords, data: Buffer, *, only_new: bool = False) -> None:
-        """Write one chunk: small ones stay here until the commit, others become objects at once.
+        """Write one chunk: tiny ones stay here until the commit, others become objects, alone or in packs.
 
         With `only_new` what is there already stays, also when it came while this one was uploaded.
         """
@@ -362,11 +369,22 @@ class Workspace:
                 )
             ref = Inline(bytes(data))
         else:
-            ref = Native(random_object_id(), size)
-            await self.assets.write_chunk(ref.id, data)
-            if len(self.first_chunks) < PROBES:
-                self.first_chunks.append(ref.id)
+            ref = await self._store_chunk(data)
         self._record(node, coords, ref, only_new=only_new)
+
+    async def _store_chunk(self, data: Buffer) -> Native:
+        if self._alone is not None and len(data) <= LARGEST:
+            if self._alone >= ALONE:
+                ref, full = self.packs.add(data)
+                if full is not None:
+                    await self.packs.store(full)
+                return ref
+            self._alone += 1
+        ref = Native(random_object_id(), len(data))
+        await self.assets.write_chunk(ref.id, data)
+        if len(self.first_chunks) < PROBES:
+            self.first_chunks.append(ref.id)
+        return ref
 
     def _record(self, node: Node, coords: Coords, ref: ChunkRef | None, *, only_new: bool = False) -> None:
         with self.lock:
@@ -427,7 +445,8 @@ class Workspace:
         if start >= stop:
             return b""
         if isinstance(ref, Native):
-            return await self.assets.chunk(ref, start, stop)
+            held = self.packs.find(ref, start, stop) if self.packs else None
+            return await self.assets.chunk(ref, start, stop) if held is None else held
         return await self.virtual.fetch(ref, start, stop)
 
     # --- by zarr key -------------------------------------------------------------------------------------------------

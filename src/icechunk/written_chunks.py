@@ -39,11 +39,12 @@ async def check_written_chunks(assets: Assets, first: list[bytes], changes: Chan
         table = table.take(np.flatnonzero(table.kind == NATIVE))
         if table.chunk_ids is None:
             continue
-        ids = [row.tobytes() for row in table.chunk_ids]
+        rows = np.sort(np.unique(table.chunk_ids, axis=0, return_index=True)[1])  # several may be in one object
+        ids = table.chunk_ids[rows]
         for start in range(0, len(ids), _BATCH):
-            gone = await _missing(assets, ids[start : start + _BATCH])
+            gone = await _missing(assets, [row.tobytes() for row in ids[start : start + _BATCH]])
             if gone:
-                coords = tuple(table.coords[start + gone[0]].tolist())
+                coords = tuple(table.coords[rows[start + gone[0]]].tolist())
                 raise SessionStateError(
                     "cannot commit: chunks that this session wrote were deleted by a garbage collection meanwhile, "
                     f"among them {coords} of {edits.path}; nothing was committed. Write them again in a new session, "

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import threading
+import weakref
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -105,8 +108,35 @@ def test_large_ranges_go_alone(far: Far) -> None:
     assert sorted(far.ranges) == [(0, MB), (MB, 2 * MB), (2 * MB, 2 * MB + 5)]
 
 
-def test_nobody_holds_the_whole_by_holding_a_part(far: Far) -> None:
-    assert all(type(data) is bytes for data, _, _ in at_once(far, (0, 1000), (1000, 2000)))
+def test_nobody_holds_the_whole_by_holding_a_little_part(far: Far) -> None:
+    parts = [data for data, _, _ in at_once(far, *((at, at + 1000) for at in range(0, 100_000, 1000)))]
+    assert all(type(part) is bytes for part in parts)
+
+
+def test_what_was_handed_out_is_not_kept() -> None:
+    """A part lives as long as whoever asked for it wants, and no collector of circles is needed."""
+    alive: list[weakref.ref[Any]] = []
+
+    async def fetch(url: str, start: int, stop: int, facts: bool) -> Answer:
+        data = np.frombuffer(DATA, np.uint8)[start:stop].copy()
+        alive.append(weakref.ref(data))
+        return memoryview(data), None, None
+
+    async def ask() -> None:
+        neighbours = Neighbours(fetch, ahead=True)
+        for begin in range(0, 4 * MB, MB):
+            await asyncio.gather(
+                *(neighbours.fetch(URL, at, at + MB // 4, False) for at in range(begin, begin + MB, MB // 4))
+            )
+        await asyncio.sleep(0)
+        assert alive
+        assert not any(data() is not None for data in alive)
+
+    gc.disable()
+    try:
+        asyncio.run(ask())
+    finally:
+        gc.enable()
 
 
 def test_what_is_known_of_the_object_goes_to_all(far: Far) -> None:
@@ -211,3 +241,124 @@ def test_everybody_gets_what_he_asked_for(ranges: list[tuple[int, int]]) -> None
     assert len(far.asked) <= len(set(wanted))
     assert all(stop - start <= 2 * MB for start, stop in far.ranges)
     assert sum(stop - start for start, stop in far.ranges) <= sum(size for _, size in ranges) + 20 * 16384
+
+
+# --- reading ahead -------------------------------------------------------------------------------------------------------
+
+
+def in_turn(
+    far: Far, *waves: list[tuple[int, int]], neighbours: Neighbours | None = None, url: str = URL
+) -> list[bytes]:
+    """What ranges of an object that never changes give, when each wave of them is asked for after the one before."""
+
+    async def ask() -> list[bytes]:
+        asked = neighbours or Neighbours(far.fetch, ahead=True)
+        found: list[bytes] = []
+        for wave in waves:
+            found += data_of(await asyncio.gather(*(asked.fetch(url, start, stop, False) for start, stop in wave)))
+        assert not asked._waiting
+        assert not asked._under_way
+        return found
+
+    return asyncio.run(ask())
+
+
+def test_who_reads_on_gets_what_comes_next_without_asking(far: Far) -> None:
+    waves = [[(at, at + 1000)] for at in range(0, 1_000_000, 1000)]
+    assert b"".join(in_turn(far, *waves)) == DATA[:1_000_000]
+    assert far.ranges == [(0, 1000), (1000, 1000 + 2 * MB)]
+
+
+def test_where_it_is_read_on_is_not_looked_at_too_closely(far: Far) -> None:
+    """Chunks that were written at the same time are in no strict order."""
+    waves = [[(3000, 4000), (0, 1000)], [(1000, 2000), (5000, 6000)], [(2000, 3000)], [(4000, 5000)], [(9000, 9999)]]
+    assert in_turn(far, *waves) == [DATA[start:stop] for wave in waves for start, stop in wave]
+    assert len(far.asked) == 2
+
+
+def test_the_same_again_is_not_reading_on(far: Far) -> None:
+    in_turn(far, *[[(1000, 2000)]] * 3)
+    assert far.ranges == [(1000, 2000)] * 3
+
+
+def test_here_and_there_is_not_reading_on(far: Far) -> None:
+    waves = [[(at, at + 1000)] for at in (3 * MB, 2 * MB, 0, MB, 3 * MB)]
+    in_turn(far, *waves)
+    assert far.ranges == [wave[0] for wave in waves]
+
+
+def test_each_object_is_read_on_by_itself(far: Far) -> None:
+    async def ask() -> None:
+        neighbours = Neighbours(far.fetch, ahead=True)
+        for at in range(0, 10_000, 1000):
+            for url in ("a", "b"):
+                data, _, _ = await neighbours.fetch(url, at, at + 1000, False)
+                assert bytes(data) == DATA[at : at + 1000]
+
+    asyncio.run(ask())
+    assert len(far.asked) == 4
+
+
+def test_what_is_on_its_way_is_not_asked_for_again(far: Far) -> None:
+    async def ask() -> list[Answer]:
+        neighbours = Neighbours(far.fetch, ahead=True)
+        await neighbours.fetch(URL, 0, 1000, False)
+        far.gate = asyncio.Event()
+        tasks = [asyncio.ensure_future(neighbours.fetch(URL, 1000, 2000, False))]
+        while len(far.asked) < 2:
+            await asyncio.sleep(0)
+        tasks += [asyncio.ensure_future(neighbours.fetch(URL, at, at + 1000, False)) for at in (2000, 7000, 5000)]
+        for _ in range(10):
+            await asyncio.sleep(0)
+        tasks[0].cancel()
+        tasks[2].cancel()
+        far.gate.set()
+        return await asyncio.gather(tasks[1], tasks[3])
+
+    assert data_of(asyncio.run(ask())) == [DATA[2000:3000], DATA[5000:6000]]
+    assert far.ranges == [(0, 1000), (1000, 1000 + 2 * MB)]
+    assert not far.cancelled
+
+
+def test_reading_on_fails_and_each_asks_alone(far: Far) -> None:
+    far.failing = {(1000, 1000 + 2 * MB): OSError("not so much")}
+    assert in_turn(far, [(0, 1000)], [(1000, 2000), (2000, 3000)]) == [DATA[:1000], DATA[1000:2000], DATA[2000:3000]]
+    assert sorted(far.ranges) == [(0, 1000), (1000, 2000), (1000, 1000 + 2 * MB), (2000, 3000)]
+
+
+def test_reading_on_to_the_end(far: Far) -> None:
+    end = len(DATA)
+    waves = [[(end - 3000, end - 2000)], [(end - 2000, end - 1000)], [(end - 1000, end)], [(end - 500, end + 500)]]
+    assert in_turn(far, *waves) == [DATA[-3000:-2000], DATA[-2000:-1000], DATA[-1000:], DATA[-500:]]
+
+
+def test_what_is_kept_is_bounded(far: Far) -> None:
+    neighbours = Neighbours(far.fetch, ahead=True)
+    for number in range(200):
+        in_turn(far, [(0, 1000)], [(1000, 2000)], neighbours=neighbours, url=f"pack {number}")
+    assert neighbours._ahead is not None
+    assert sum(len(kept.data) for kept in neighbours._ahead._kept.values()) <= 16 * MB
+    assert len(neighbours._ahead._last) <= 64
+
+
+def test_what_was_asked_for_whole_is_not_kept(far: Far) -> None:
+    neighbours = Neighbours(far.fetch, ahead=True)
+    step = 256 << 10
+    in_turn(far, *([(at, at + step)] for at in range(0, 2 * MB + step, step)), neighbours=neighbours)
+    assert neighbours._ahead is not None
+    assert not neighbours._ahead._kept
+    assert len(far.asked) == 2
+
+
+@given(
+    st.lists(
+        st.lists(st.tuples(st.integers(0, 3 * MB), st.integers(1, 70_000)), min_size=1, max_size=5),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_everybody_gets_what_he_asked_for_also_in_turn(asked: list[list[tuple[int, int]]]) -> None:
+    far = Far()
+    waves = [[(start, start + size) for start, size in wave] for wave in asked]
+    assert in_turn(far, *waves) == [DATA[start:stop] for wave in waves for start, stop in wave]
+    assert len(far.asked) <= sum(len(set(wave)) for wave in waves)

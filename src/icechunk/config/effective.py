@@ -79,7 +79,7 @@ class EffectiveStorage(NamedTuple):
 class EffectiveConfig(NamedTuple):
     """How a repository is read and written, see `RepositoryConfig`.
 
-    `manifest_fetch_concurrency` is None where it is left to the storage.
+    `manifest_fetch_concurrency` and `pack_small_chunks` are None where they are left to the storage.
     """
 
     inline_chunk_threshold_bytes: int
@@ -95,6 +95,7 @@ class EffectiveConfig(NamedTuple):
     repo_update_retries: Retries
     num_updates_per_repo_info_file: int
     segmented_metadata: bool
+    pack_small_chunks: bool | None
     storage: EffectiveStorage
     storage_settings: StorageSettings
     """The backend's settings with those of the configuration over them, as the backend takes them."""
@@ -149,6 +150,7 @@ def effective(config: RepositoryConfig, backend: StorageSettings | None = None) 
             "max_concurrent_decodes",
             "num_updates_per_repo_info_file",
             "segmented_metadata",
+            "pack_small_chunks",
         ),
         compression_level=_filled(CompressionConfig, config.compression)["level"],
         caching=Caching(**_filled(CachingConfig, config.caching)),

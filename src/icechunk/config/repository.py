@@ -160,6 +160,10 @@ class RepositoryConfig(Settings):
     segmented_metadata
         Write metadata files in segments of which each can be decoded alone: a large repository then opens faster, from
         files a few per cent larger. Every Icechunk client reads them. By default off.
+    pack_small_chunks
+        Store many small chunks (up to 512 KiB) of one session in one object of about 2 MiB, all but the first 32 of them:
+        fewer requests, and a pack is deleted when none of its chunks is needed any more. Every Icechunk client reads
+        them. By default on in object stores, and off on local disks and in memory, where requests cost nothing.
     """
 
     __slots__ = ()
@@ -189,6 +193,9 @@ class RepositoryConfig(Settings):
     segmented_metadata: Field[bool | None] = Field(
         Flag(), False, "Whether metadata files are written in segments that can be read alone.", extension=True
     )
+    pack_small_chunks: Field[bool | None] = Field(
+        Flag(), None, "Whether many small chunks of a session are stored in one object.", extension=True
+    )
 
     def __init__(
         self,
@@ -205,6 +212,7 @@ class RepositoryConfig(Settings):
         max_concurrent_decodes: int | None = None,
         *,
         segmented_metadata: bool | None = None,
+        pack_small_chunks: bool | None = None,
     ) -> None:
         super().__init__(
             inline_chunk_threshold_bytes=inline_chunk_threshold_bytes,
@@ -219,6 +227,7 @@ class RepositoryConfig(Settings):
             num_updates_per_repo_info_file=num_updates_per_repo_info_file,
             max_concurrent_decodes=max_concurrent_decodes,
             segmented_metadata=segmented_metadata,
+            pack_small_chunks=pack_small_chunks,
         )
         if self._containers is not None:
             self._values["virtual_chunk_containers"] = _with_final_slashes(self._containers)

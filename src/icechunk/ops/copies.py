@@ -11,22 +11,27 @@ named by none ever.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import TypeAlias
 
 from icechunk.errors import FormatError, ObjectNotFoundError
 from icechunk.refs.base import RefStore
-from icechunk.storage.base import Storage
+from icechunk.storage.base import ObjectInfo
 
 FOLDER = "overwritten"
 
 _OF_REPO = f"{FOLDER}/repo."
 
 
-async def list_copies(storage: Storage, limit: int) -> dict[str, int]:
+ListFiles: TypeAlias = Callable[[str], AsyncIterator[Sequence[ObjectInfo]]]
+"""Lists the files under a prefix, as `Storage.list`."""
+
+
+async def list_copies(list_files: ListFiles, limit: int) -> dict[str, int]:
     """The copies of the repo object that are older than `limit` (microseconds since 1970): their paths and sizes."""
     return {
         info.path: info.size
-        async for batch in storage.list(f"{FOLDER}/")
+        async for batch in list_files(f"{FOLDER}/")
         for info in batch
         if info.path.startswith(_OF_REPO) and info.modified < limit / 1_000_000
     }

@@ -19,7 +19,6 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import field, replace
 from datetime import datetime
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +28,7 @@ from icechunk._driver import concurrent_map, gather, pause
 from icechunk.errors import ErrorKind, StorageError
 from icechunk.format.repo_info import SnapshotRecord
 from icechunk.info import GCSummary
-from icechunk.ops.copies import FOLDER, list_copies, unneeded_copies
+from icechunk.ops.copies import FOLDER, ListFiles, list_copies, unneeded_copies
 from icechunk.ops.id_set import Ids, IdSet, as_ids, format_names, parse_names
 from icechunk.ops.progress import Counter, Progress, silent
 from icechunk.ops.survey import Limits, Survey
@@ -43,6 +42,8 @@ FOLDERS = ("snapshots", "transactions", "manifests", "chunks")
 
 _PHASES = {"snapshots": "snapshots", "transactions": "transaction_logs", "manifests": "manifests", "chunks": "chunks"}
 _BATCH = 1000
+_PAGE = 1000
+"""Objects that one request lists at most, in the stores that list the fewest."""
 _MAX_ROUNDS = 100
 _PATIENCE = 5
 
@@ -217,9 +218,10 @@ async def plan_collection(
         await refs.ensure_writable("Cannot garbage collect")
     width = max(storage.concurrency, 1) if max_concurrent_listings is None else max_concurrent_listings
     has_copies = refs.registers_snapshots
+    list_files = await listed_at_once(storage) or storage.list
     found = await gather(
-        *(list_folder(storage, name, limit, progress) for name in FOLDERS),
-        *([list_copies(storage, limit)] if has_copies else []),
+        *(list_folder(list_files, name, limit, progress) for name in FOLDERS),
+        *([list_copies(list_files, limit)] if has_copies else []),
         limit=width,
     )
     listings: dict[str, Listing] = dict(zip(FOLDERS, found, strict=False))
@@ -237,14 +239,30 @@ def _too_fast() -> StorageError:
     )
 
 
-async def list_folder(storage: Storage, folder: str, limit: int, progress: Progress = silent) -> Listing:
+async def listed_at_once(storage: Storage) -> ListFiles | None:
+    """What lists the files of a folder, all of which were listed by one request; None where there are too many for that."""
+    if storage.concurrency <= 1:
+        return None
+    found: list[ObjectInfo] = []
+    async for batch in storage.list():
+        found += batch
+        if len(found) > _PAGE:
+            return None
+
+    async def listed(prefix: str) -> AsyncIterator[Sequence[ObjectInfo]]:
+        if inside := [info for info in found if info.path.startswith(prefix)]:
+            yield inside
+
+    return listed
+
+
+async def list_folder(list_files: ListFiles, folder: str, limit: int, progress: Progress = silent) -> Listing:
     """The files of a folder whose names are ids, snapshots newest first; what else is there is not ours."""
     prefix = f"{folder}/"
     ids, sizes, times = [as_ids(())], [np.empty(0, np.uint64)], [np.empty(0, np.float64)]
     lines: list[ObjectInfo] = []
     counter = Counter(progress, f"listing {folder}")
-    batches: AsyncIterator[Any] = storage.list(prefix)
-    async for batch in batches:
+    async for batch in list_files(prefix):
         some, good = parse_names(info.path[len(prefix) :] for info in batch)
         ids.append(some)
         sizes.append(np.array([info.size for info in batch], np.uint64)[good])

@@ -1,6 +1,7 @@
 """How much storage the chunks of a repository take.
 
-Every native chunk counts once, however many snapshots and manifests refer to it, and so does every range of a foreign file.
+Every native chunk counts once, however many snapshots and manifests refer to it, also where it shares an object with others;
+and so does every range of a foreign file.
 Inline chunks are in the manifests themselves and count once for each that holds them.
 """
 
@@ -34,10 +35,20 @@ class _Tally:
 
     def add(self, table: ChunkTable) -> None:
         lengths = table.length[table.kind == NATIVE]
-        self.native += int(lengths[self.seen.add(table.native_ids())].sum())
+        self.native += int(lengths[self.seen.add(self._places(table))].sum())
         lengths = table.length[table.kind == VIRTUAL]
         self.virtual += int(lengths[self.seen_elsewhere.add(self._ranges(table))].sum())
         self.inlined += int(table.length[table.kind == INLINE].sum())
+
+    def _places(self, table: ChunkTable) -> Ids:
+        """For each native chunk 12 bytes that tell which it is: the id of its object, mixed with where in it the chunk begins."""
+        ids = table.native_ids()
+        offsets = table.offset[table.kind == NATIVE]
+        if not offsets.any():
+            return ids
+        places = ids.copy()
+        places[:, :8] ^= (offsets * _SPREAD_OFFSET).astype(">u8").view(np.uint8).reshape(-1, 8)
+        return places
 
     def _ranges(self, table: ChunkTable) -> Ids:
         """For each virtual chunk 12 bytes that tell its range: the number of the file, and 8 of offset and length mixed."""

@@ -1,20 +1,26 @@
-"""Ranges of one object that are wanted at the same time and lie side by side: asked for together, handed out one by one.
+"""Ranges of one object that are wanted together, or one after the other: asked for at once, handed out one by one.
 
-Who reads an array of virtual chunks wants many small ranges of few objects, often one behind the other, and a request costs
-more than the bytes between them. So a range waits for a few turns of the event loop, which is microseconds, for others to join
+Who reads an array of small chunks wants many ranges of few objects, often one behind the other, and a request costs more
+than the bytes between them. So a range waits for a few turns of the event loop, which is microseconds, for others to join
 it. What joined becomes *runs*, each fetched by one request.
 
 - Only small ranges join, and a run is no longer than `_LONGEST`, so that what a request makes one hold is bounded, and long
-  transfers stay several. Each gets a copy of its part: nobody holds a run by holding a piece of it.
+  transfers stay several. A small part is copied: nobody holds a run by holding a little piece of it.
 - What is known of the object (etag, time) is of the one answer that brought the bytes, and goes to all.
 - A run that fails says nothing about its ranges: each is then asked for alone, and succeeds or fails by itself.
 - Nobody depends on another: a run is a task of its own, which ends early only when all who wait for it have gone.
+
+Of objects that never change (`ahead`) more can be asked for than is wanted. When a run begins where the one before it
+ended, somebody reads on, and the run is made as long as may be. Ranges that lie in it join it while it is on its way; those
+that are wanted later find it among the few that are kept.
 
 Where no event loop runs, every caller blocks a thread of its own and ranges go out as they are.
 """
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -30,45 +36,68 @@ _LONGEST = 2 << 20
 """Bytes of a run at most: what comes in the time that a distant store takes to answer at all."""
 _GAP = 16 << 10
 """So many bytes that nobody wants cost less than another request."""
+_WASTE = 8
+"""A piece of a run that is not copied may make so many times its own bytes stay in memory."""
 _TURNS = 3
 """Turns of the event loop that a range waits: who is woken by the same event comes within them."""
+_NEAR = 256 << 10
+"""Who wants bytes at most so far behind the last ones of an object reads on: those who write at once keep no strict order."""
+_KEPT = 16 << 20
+"""Bytes that are kept of runs of which some were not wanted yet."""
+_FOLLOWED = 64
+"""Objects of which it is remembered where they were read last, and runs that are kept, however small."""
 
 Answer: TypeAlias = "tuple[Buffer, str | None, float | None]"
 """Bytes, and the etag and the time of the object that they are of."""
 Fetch: TypeAlias = "Callable[[str, int, int, bool], Awaitable[Answer]]"
 """Asks for the bytes `start <= i < stop` of the object at a URL, and whether etag and time are wanted too."""
+Place: TypeAlias = "tuple[asyncio.AbstractEventLoop, str]"
 
 
 class Neighbours:
-    """Asks `fetch` for what it is asked for, in fewer requests."""
+    """Asks `fetch` for what it is asked for, in fewer requests; with `ahead` for more, of objects that never change."""
 
-    def __init__(self, fetch: Fetch) -> None:
+    def __init__(self, fetch: Fetch, *, ahead: bool = False) -> None:
         self._fetch = fetch
+        self._ahead = _Ahead() if ahead else None
         # loops are here only while ranges wait; each touches its own entries alone
-        self._waiting: dict[tuple[asyncio.AbstractEventLoop, str], list[_Wanted]] = {}
+        self._waiting: dict[Place, list[_Wanted]] = {}
+        self._under_way: dict[Place, list[_Run]] = {}
 
     async def fetch(self, url: str, start: int, stop: int, facts: bool) -> Answer:
         """The bytes `start <= i < stop` of the object at `url`, its etag and its time; these may be None without `facts`."""
         loop = running_loop() if 0 <= start < stop < start + _SMALL else None
         if loop is None:
             return await self._fetch(url, start, stop, facts)
+        if self._ahead is not None and (kept := self._ahead.find(url, start, stop)) is not None:
+            return kept
         wanted = _Wanted(start, stop, loop)
         place = loop, url
-        if place in self._waiting:
-            self._waiting[place].append(wanted)
-        else:
-            self._waiting[place] = [wanted]
-            loop.call_soon(self._turn, place, _TURNS)
+        if not self._joins(place, wanted):
+            if place in self._waiting:
+                self._waiting[place].append(wanted)
+            else:
+                self._waiting[place] = [wanted]
+                loop.call_soon(self._turn, place, _TURNS)
         try:
             answer = await wanted.answer
         finally:
             self._left(place, wanted)
         return await self._fetch(url, start, stop, facts) if answer is None else answer
 
-    def _left(self, place: tuple[asyncio.AbstractEventLoop, str], wanted: _Wanted) -> None:
+    def _joins(self, place: Place, wanted: _Wanted) -> bool:
+        """Whether a run that is under way brings what is wanted, and then it is a member of that."""
+        for run in self._under_way.get(place, ()):
+            if run.begin <= wanted.start and wanted.stop <= run.end:
+                run.add(wanted)
+                return True
+        return False
+
+    def _left(self, place: Place, wanted: _Wanted) -> None:
         """Nobody waits for `wanted` any more."""
-        if wanted.run is not None:
-            wanted.run.left()
+        run, wanted.run = wanted.run, None
+        if run is not None:
+            run.left()
             return
         waiting = self._waiting.get(place)
         if waiting is not None and wanted in waiting:
@@ -76,16 +105,38 @@ class Neighbours:
             if not waiting:
                 del self._waiting[place]
 
-    def _turn(self, place: tuple[asyncio.AbstractEventLoop, str], left: int) -> None:
+    def _turn(self, place: Place, left: int) -> None:
         loop, url = place
         if left > 1:
             loop.call_soon(self._turn, place, left - 1)
             return
         for members in runs(self._waiting.pop(place, [])):
-            if len(members) == 1:
+            begin, end = members[0].start, max(member.stop for member in members)
+            if self._ahead is not None and (from_here := self._ahead.goes_on(url, begin, end)) is not None:
+                begin, end = from_here, from_here + _LONGEST
+            elif len(members) == 1:
                 members[0].give(None)
-            else:
-                _Run(members).begin(loop, self._fetch, url)
+                continue
+            run = _Run(members, begin, end)
+            if self._ahead is not None:
+                self._under_way.setdefault(place, []).append(run)
+            run.task = loop.create_task(self._serve(place, run))
+
+    async def _serve(self, place: Place, run: _Run) -> None:
+        url, answer = place[1], None
+        try:
+            answer = await self._fetch(url, run.begin, run.end, self._ahead is None)
+        except Exception:
+            pass  # each asks alone, and is told what is wrong with its own range
+        finally:
+            under_way = self._under_way.get(place, [])
+            if run in under_way:
+                under_way.remove(run)
+                if not under_way:
+                    del self._under_way[place]
+            given = run.hand_out(answer)
+        if answer is not None and self._ahead is not None and len(answer[0]) > given:
+            self._ahead.keep(url, run.begin, answer[0], given)
 
 
 class _Wanted:
@@ -120,36 +171,91 @@ def runs(wanted: list[_Wanted]) -> Iterator[list[_Wanted]]:
 
 
 class _Run:
-    """Ranges that are fetched by one request."""
+    """Ranges that are fetched by one request, for the bytes from `begin` to `end`."""
 
-    def __init__(self, members: list[_Wanted]) -> None:
+    def __init__(self, members: list[_Wanted], begin: int, end: int) -> None:
+        self.begin, self.end = begin, end
+        self.task: asyncio.Task[None] | None = None
         self._members = members
         self._waiting = len(members)
-        self._task: asyncio.Task[None] | None = None
         for member in members:
             member.run = self
 
-    def begin(self, loop: asyncio.AbstractEventLoop, fetch: Fetch, url: str) -> None:
-        self._task = loop.create_task(self._serve(fetch, url))
+    def add(self, wanted: _Wanted) -> None:
+        """One more range, which lies in this one."""
+        wanted.run = self
+        self._members.append(wanted)
+        self._waiting += 1
 
     def left(self) -> None:
         """One of those who waited has gone, with an answer or without."""
         self._waiting -= 1
-        if not self._waiting and self._task is not None:
-            self._task.cancel()
+        if not self._waiting and self.task is not None:
+            self.task.cancel()
 
-    async def _serve(self, fetch: Fetch, url: str) -> None:
-        begin = self._members[0].start
-        answer: Answer | None = None
-        try:
-            answer = await fetch(url, begin, max(member.stop for member in self._members), True)
-        except Exception:
-            pass  # each asks alone, and is told what is wrong with its own range
-        finally:
-            for member in self._members:
-                member.give(None if answer is None else _part(answer, member.start - begin, member.stop - begin))
+    def hand_out(self, answer: Answer | None) -> int:
+        """Give everybody a part of the answer; returns the number of bytes that were given."""
+        members, self._members = self._members, []  # they know this run: a circle, which would keep the bytes
+        for member in members:
+            member.give(None if answer is None else _part(answer, member.start - self.begin, member.stop - self.begin))
+        return sum(member.stop - member.start for member in members)
 
 
 def _part(answer: Answer, start: int, stop: int) -> Answer:
     data, etag, modified = answer
-    return bytes(memoryview(data)[start:stop]), etag, modified
+    part = memoryview(data)[start:stop]
+    return part if len(part) * _WASTE >= len(data) else bytes(part), etag, modified
+
+
+class _Kept:
+    """Bytes of an object from `begin` on, `left` of which nobody has asked for yet."""
+
+    __slots__ = ("begin", "data", "left")
+
+    def __init__(self, begin: int, data: Buffer, left: int) -> None:
+        self.begin, self.data, self.left = begin, data, left
+
+
+class _Ahead:
+    """Where objects were read last, and what was read further than anybody wanted; for many threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last: OrderedDict[str, tuple[int, int]] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, int], _Kept] = OrderedDict()
+        self._bytes = 0
+
+    def goes_on(self, url: str, begin: int, end: int) -> int | None:
+        """Where to read on from, for who wants these bytes; None where that is not what he does."""
+        with self._lock:
+            first, last = self._last.pop(url, (begin, 0))
+            self._last[url] = begin, end
+            if len(self._last) > _FOLLOWED:
+                self._last.popitem(last=False)
+        if not first < begin <= last + _NEAR or end - min(begin, last) > _LONGEST:
+            return None
+        return min(begin, last)
+
+    def keep(self, url: str, begin: int, data: Buffer, given: int) -> None:
+        """Keep what came, `given` bytes of which have been handed out."""
+        with self._lock:
+            self._drop((url, begin))
+            self._kept[url, begin] = _Kept(begin, data, len(data) - given)
+            self._bytes += len(data)
+            while self._bytes > _KEPT or len(self._kept) > _FOLLOWED:
+                self._drop(next(iter(self._kept)))
+
+    def _drop(self, key: tuple[str, int]) -> None:
+        kept = self._kept.pop(key, None)
+        self._bytes -= 0 if kept is None else len(kept.data)
+
+    def find(self, url: str, start: int, stop: int) -> Answer | None:
+        """The bytes `start <= i < stop` of an object, where they are kept; forgets what has been asked for whole."""
+        with self._lock:
+            for key, kept in self._kept.items():
+                if key[0] == url and kept.begin <= start and stop <= kept.begin + len(kept.data):
+                    kept.left -= stop - start
+                    if kept.left <= 0:
+                        self._drop(key)
+                    return _part((kept.data, None, None), start - kept.begin, stop - kept.begin)
+        return None
