@@ -7,8 +7,9 @@ the call that filled it: there is no task in the background, and writers wait as
 
 What has been gathered and not stored is nobody's business but the session's: nothing refers to it. Before anything does,
 and before the changes leave this process or become those of another session, `settle` stores the rest. A pack stays in
-memory until it is certain that it was stored. If storing fails, whoever settles tries again; since a pack never changes
-after it was sealed, it may be stored twice, also by a process that was forked off meanwhile.
+memory until it is certain that it was stored, also when the changes are discarded: somebody may be about to refer to a
+chunk in it. If storing fails, whoever settles tries again; since a pack never changes after it was sealed, it may be stored
+twice, also by a process that was forked off meanwhile.
 """
 
 from __future__ import annotations
@@ -105,12 +106,6 @@ class ChunkPacks:
         """The bytes `start <= i < stop` of a chunk that is not stored yet, None for any other chunk."""
         pack = self._unstored.get(ref.id)
         return None if pack is None else bytes(pack.part(ref.offset + start, ref.offset + stop))
-
-    def clear(self) -> None:
-        """Forget all chunks that are not stored."""
-        with _lock:
-            self._open = None
-            self._unstored.clear()
 
     def seal(self) -> None:
         """Add nothing more to the pack that is open; under the lock."""

@@ -24,6 +24,7 @@ async def merge_workspaces(into: Workspace, others: Sequence[Workspace]) -> list
     forks = [_fork(other) for other in others]
     for other in others:
         await other.packs.settle()
+    forks = [fork._replace(first_chunks=list(other.first_chunks)) for fork, other in zip(forks, others, strict=True)]
     fetched = Fetched()
     while True:
         try:

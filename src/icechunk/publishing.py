@@ -229,6 +229,7 @@ class Publisher:
 
     async def _check_written_chunks(self) -> None:
         workspace = self.workspace
+        await workspace.packs.settle()  # what is not stored yet was not collected
         await check_written_chunks(workspace.assets, workspace.first_chunks, workspace.change_set)
 
     async def _write_and_prepare(

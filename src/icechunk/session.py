@@ -94,12 +94,12 @@ class Session:
                 "snapshot": workspace.snapshot_id,
                 "mode": workspace.mode.value,
                 "changes": workspace.change_set.copy(),
-                "first_chunks": list(workspace.first_chunks),
                 "since": workspace.since,
                 "forked_from": workspace.forked_from,
                 "handed_over": dict(workspace.handed_over),
             }
         run(workspace.packs.settle())
+        state["first_chunks"] = list(workspace.first_chunks)
         workspace.handed_on = True
         return state
 
@@ -111,7 +111,8 @@ class Session:
             is_fork=self._is_fork,
             change_set=state["changes"],
         )
-        workspace.first_chunks, workspace.since = state["first_chunks"], state["since"]
+        workspace.first_chunks += state["first_chunks"]
+        workspace.since = state["since"]
         workspace.forked_from, workspace.handed_over = state["forked_from"], state["handed_over"]
         # a fork's changes belong to whoever merges them; a copy that is dropped loses nothing
         workspace.handed_on = True

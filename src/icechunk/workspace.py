@@ -99,11 +99,12 @@ class Workspace:
         self.change_set = ChangeSet() if change_set is None else change_set
         self.handed_on = False
         """Whether somebody else looks after the changes: they were merged, or left this process."""
-        self.packs = ChunkPacks(assets.write_chunk, max(assets.storage.concurrency, 1))
+        self.first_chunks: list[bytes] = []
+        """The ids of the objects of chunks written first, here and in each fork that was merged."""
+        self._write_object = partial(_write_noted, assets, self.first_chunks)
+        self.packs = ChunkPacks(self._write_object, max(assets.storage.concurrency, 1))
         """Chunks that were written and are not stored yet."""
         self._alone = 0 if settings.packs else None
-        self.first_chunks: list[bytes] = []
-        """The ids of the chunks written first, here and in each fork that was merged."""
         self.since: int | None = None
         """How far the repository's history had come when the work began, see `RefStore.moment`."""
         self.forked_from: bytes | None = None
@@ -183,7 +184,6 @@ class Workspace:
             self._check_writable()
             self.edition += 1
             self.change_set = ChangeSet()
-            self.packs.clear()
             if self._view is not None:
                 self._view = NodeView(self._view.snapshot, self.change_set)
 
@@ -381,9 +381,7 @@ class Workspace:
                 return ref
             self._alone += 1
         ref = Native(random_object_id(), len(data))
-        await self.assets.write_chunk(ref.id, data)
-        if len(self.first_chunks) < PROBES:
-            self.first_chunks.append(ref.id)
+        await self._write_object(ref.id, data)
         return ref
 
     def _record(self, node: Node, coords: Coords, ref: ChunkRef | None, *, only_new: bool = False) -> None:
@@ -576,3 +574,10 @@ class Workspace:
             return []
         coords = beginning_with((await self.chunk_table(node, view.change_set)).coords, wanted.coords)
         return [str(value) for value in np.unique(coords[:, len(wanted.coords)]).tolist()]
+
+
+async def _write_noted(assets: Assets, first: list[bytes], object_id: bytes, data: Buffer) -> None:
+    """Write an object of chunks, and note that it is one of the first."""
+    await assets.write_chunk(object_id, data)
+    if len(first) < PROBES:
+        first.append(object_id)
