@@ -55,7 +55,7 @@ def array_of(session: Any, name: str, count: int, chunk: int) -> Any:
 
 
 def transfer(place: dict[str, Any], mebibytes: int, kibibytes: int) -> dict[str, float]:
-    """Write so much in chunks of so many KiB, commit, read it with a new repository; what each took."""
+    """Write so much in chunks of so many KiB and commit, read it with a new repository; what each took."""
     chunk = kibibytes << 10
     count = (mebibytes << 20) // chunk
     repo = icechunk.Repository.create(storage_of(place))
@@ -65,7 +65,7 @@ def transfer(place: dict[str, Any], mebibytes: int, kibibytes: int) -> dict[str,
     data = np.random.default_rng(0).integers(0, 2**32, array.shape, np.uint32)
     with Clock() as writing:
         array[:] = data
-    session.commit("data")
+        session.commit("data")
     store = icechunk.Repository.open(storage_of(place)).readonly_session("main").store
     assert (zarr.open_array(store, path="warm", mode="r")[:] == 1).all()
     array = zarr.open_array(store, path="data", mode="r")

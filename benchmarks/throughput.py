@@ -75,8 +75,8 @@ def report(found: Rounds, mebibytes: int, rounds: int) -> str:
     """The section of docs/performance.md."""
     head = ["MiB per second", "ours", "1.1.21", "time", "processor", "ours, newest zarr", "2.3.0", "time", "processor"]
     return f"""\
-{mebibytes:,} MiB of random numbers, not compressed, in one assignment and one read of a Zarr array (10 chunks at a time, as Zarr
-does by itself), on {os.cpu_count()} cores that client and server share. Medians of {rounds} rounds, each in a process and against a
+{mebibytes:,} MiB of random numbers, not compressed, in one assignment with its commit and one read of a Zarr array (10 chunks at a
+time, as Zarr does by itself), on {os.cpu_count()} cores that client and server share. Medians of {rounds} rounds, each in a process and against a
 server of its own. "time" and "processor" are ratios of the seconds that pass and of the processor time of the client; below 1
 means that ours needs less. SeaweedFS is a real server, and busy with checksums for most of the time that passes; "quick" is
 `benchmarks/quick_s3.py`, which keeps what comes in memory and does nothing else.

@@ -21,7 +21,7 @@ class Inline:
 
 @dataclass(frozen=True, slots=True)
 class Native:
-    """An object `chunks/ID` of this repository: `length` bytes from `offset` on (always 0 as written)."""
+    """An object `chunks/ID` of this repository: `length` bytes from `offset` on; several may be in one."""
 
     id: bytes
     length: int

@@ -1,0 +1,97 @@
+"""Thousands of small chunks, near and far away: how many requests it takes to write and to read them, and how long.
+
+    python -m benchmarks.small_chunks             # 4,096 chunks of 4 KiB, three rounds
+    python -m benchmarks.small_chunks --write     # and put the table into docs/performance.md
+
+Every round of every engine has a process and a server of its own. Needs the environments that `scripts/test --all` makes, or
+`--ours`, `--ours-new`, `--ref11`, `--ref23` with paths to Pythons.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from collections import defaultdict
+from statistics import median
+
+from benchmarks.document import put, table
+from benchmarks.engines import add_choice_of_engines, add_engine_options, engines
+from benchmarks.neighbours import WAYS, reached
+from benchmarks.s3_servers import requests_of, work
+
+TITLES = {
+    "requests": "requests",
+    "write": "seconds to write and commit",
+    "write cpu": "processor seconds of that",
+    "read": "seconds to read",
+    "read cpu": "processor seconds of that",
+}
+Rounds = dict[tuple[str, str, str], list[float]]
+"""What was measured, by way, name of the measurement and engine."""
+
+
+def measure(arguments: argparse.Namespace) -> Rounds:
+    """All rounds."""
+    found: Rounds = defaultdict(list)
+    pythons = engines(arguments)
+    for way, number in itertools.product(arguments.way, range(arguments.rounds)):
+        order = list(pythons.items())
+        for engine, python in order if number % 2 == 0 else order[::-1]:
+            with reached(way) as (backend, address):
+                place = backend.at(address).place("r")
+                size = {"mebibytes": arguments.mebibytes, "kibibytes": arguments.kibibytes}
+                answer = work(engine, python, "transfer", place=place, **size)
+                if backend.name == "quick":
+                    answer["requests"] = sum(requests_of(backend).values())
+            for name, value in answer.items():
+                found[way, name, engine].append(value)
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in answer.items())
+            print(f"{way}, round {number + 1}, {engine}: {shown}", file=sys.stderr, flush=True)
+    return found
+
+
+def rows(found: Rounds) -> list[list[str]]:
+    """Lines of the table."""
+    lines = []
+    for way, (name, title) in itertools.product(dict.fromkeys(way for way, _, _ in found), TITLES.items()):
+        values = [found.get((way, name, engine)) for engine in ("ours", "1.1.21", "ours-new", "2.3.0")]
+        if any(values):
+            form = "{:,.0f}" if name == "requests" else "{:.3g}"
+            lines.append([f"{way}: {title}", *[form.format(median(value)) if value else "" for value in values]])
+    return lines
+
+
+def report(found: Rounds, arguments: argparse.Namespace) -> str:
+    """The section of docs/performance.md."""
+    count = (arguments.mebibytes << 10) // arguments.kibibytes
+    return f"""\
+{count:,} chunks of {arguments.kibibytes} KiB, not compressed, written into S3 by one assignment to a Zarr array and a commit, and read by
+one more; 10 chunks at a time, as Zarr does by itself. Medians of {arguments.rounds} rounds. Requests are all that the process made,
+those for creating and opening the repository included. Servers as above; "20 ms away" is the quick one with every answer held
+up for so long.
+
+{table(["", "ours", "1.1.21", "ours, newest zarr", "2.3.0"], rows(found))}
+
+Measured by `python -m benchmarks.small_chunks --write`."""
+
+
+def main() -> None:
+    """Measure, print, and write where that is wanted."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mebibytes", type=int, default=16)
+    parser.add_argument("--kibibytes", type=int, default=4, help="of a chunk")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--way", nargs="*", choices=list(WAYS), default=list(WAYS))
+    parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
+    add_engine_options(parser)
+    add_choice_of_engines(parser)
+    arguments = parser.parse_args()
+    text = report(measure(arguments), arguments)
+    print(text)
+    if arguments.write:
+        put("small chunks", text)
+
+
+if __name__ == "__main__":
+    main()
