@@ -144,8 +144,12 @@ class Assets:
         end = ref.length if stop is None else stop
         if self.settings.cached_chunk_bytes:
             key = ref.id, ref.offset + start, ref.offset + end
-            return self._chunks.load(key, lambda: self._fetch_chunk(ref, start, end))
+            return self._chunks.load(key, lambda: self._fetch_to_keep(ref, start, end))
         return self._fetch_chunk(ref, start, end)
+
+    async def _fetch_to_keep(self, ref: Native, start: int, stop: int) -> Buffer:
+        data = await self._fetch_chunk(ref, start, stop)
+        return bytes(data) if ref.offset else data  # not with all that came beside it
 
     async def _fetch_chunk(self, ref: Native, start: int, stop: int) -> Buffer:
         if start >= stop:

@@ -1,5 +1,6 @@
 """Small chunks that share an object: when they do, and that nobody notices."""
 
+import asyncio
 from datetime import timedelta
 
 import numpy as np
@@ -219,7 +220,7 @@ def test_losing_a_race_stores_nothing_twice(storage, spec):
 
 
 def test_forking_a_session_with_unstored_chunks(storage, spec):
-    repo, session = begin(storage, spec)
+    _, session = begin(storage, spec)
     write(session, range(50))
     fork = session.fork()
     assert_there(fork, range(50))
@@ -278,3 +279,25 @@ def test_zarr_asks_for_few_requests(storage):
     found = zarr.open_array(icechunk.Repository.open(counting).readonly_session("main").store, path="a", mode="r")[:]
     np.testing.assert_array_equal(found, wanted)
     assert len(counting.requests) < 100
+
+
+def test_a_chunk_that_is_cached_does_not_keep_its_neighbours(storage):
+    caching = icechunk.CachingConfig(num_bytes_chunks=10_000_000)
+    counting = CountingStorage(storage)
+    repo, session = begin(counting, config=icechunk.RepositoryConfig(caching=caching))
+    write(session, range(ALONE + 8), LARGEST // 2)
+    session.commit("chunks")
+    reader = repo.readonly_session("main")
+    packed = [ref for ref in refs(reader).values() if ref.offset]
+
+    async def read():
+        return await asyncio.gather(*(reader._workspace.assets.chunk(ref) for ref in packed))
+
+    counting.reset()
+    assert all(type(found) is bytes for found in asyncio.run(read()))
+    assert len(counting.requests) < len(packed)
+    counting.reset()
+    assert [bytes(found) for found in asyncio.run(read())] == [
+        data(number, LARGEST // 2) for number in range(ALONE, ALONE + 8)
+    ]
+    assert not counting.requests
