@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from itertools import pairwise
 
+import numpy as np
+
 import icechunk
+from icechunk.format.chunk_ref import Native
+from icechunk.format.chunk_table import NATIVE
 from icechunk.format.ids import format_id, parse_snapshot_id
+from icechunk.format.snapshot import Snapshot
 from icechunk.format.transaction_log import TransactionLog
 from icechunk.repository import Repository
 from icechunk.storage.base import Storage
@@ -15,6 +21,8 @@ from icechunk.storage.base import Storage
 async def assert_whole(storage: Storage, repo: Repository | None = None) -> Repository:
     """Everything that a branch or tag reaches can be read, to the last chunk; histories are in order.
 
+    Chunks are there also where nobody can read them now, such as outside of an array that was made smaller.
+
     `repo` is given where virtual chunks must be authorized; otherwise the repository is opened.
     """
     repo = await Repository.open_async(storage) if repo is None else repo
@@ -22,7 +30,9 @@ async def assert_whole(storage: Storage, repo: Repository | None = None) -> Repo
     assert "main" in branches
     tips = {await repo.lookup_branch_async(name) for name in branches}
     tips |= {await repo.lookup_tag_async(name) for name in await repo.list_tags_async()}
+    sizes = {info.path: info.size async for batch in storage.list("chunks/") for info in batch}
     seen: set[str] = set()
+    manifests: set[bytes] = set()
     for tip in tips:
         infos = [info async for info in repo.async_ancestry(snapshot_id=tip)]
         assert infos[0].id == tip and infos[-1].parent_id is None
@@ -31,7 +41,11 @@ async def assert_whole(storage: Storage, repo: Repository | None = None) -> Repo
         for info in infos:
             if info.id not in seen:
                 seen.add(info.id)
-                await _assert_snapshot(repo, info.id, has_log=info.parent_id is not None)
+                snapshot = await _assert_snapshot(repo, info.id, has_log=info.parent_id is not None)
+                fresh = {file.id for file in snapshot.manifest_files()} - manifests
+                manifests |= fresh
+                for manifest_id in fresh:
+                    await _assert_chunks_stored(repo, manifest_id, sizes)
     if repo.spec_version == 2:
         times = [update.updated_at async for update in repo.ops_log_async()]
         assert all(later > earlier for later, earlier in pairwise(times))
@@ -40,7 +54,7 @@ async def assert_whole(storage: Storage, repo: Repository | None = None) -> Repo
     return repo
 
 
-async def _assert_snapshot(repo: Repository, snapshot_id: str, *, has_log: bool) -> None:
+async def _assert_snapshot(repo: Repository, snapshot_id: str, *, has_log: bool) -> Snapshot:
     session = await repo.readonly_session_async(snapshot_id=snapshot_id)
     paths = await visible(session.store)
     assert len(set(paths)) == len(paths)
@@ -50,6 +64,19 @@ async def _assert_snapshot(repo: Repository, snapshot_id: str, *, has_log: bool)
     if has_log:
         log = await repo._core.assets.transaction_log(snapshot.id)
         assert isinstance(log, TransactionLog) and format_id(log.id) == snapshot_id
+    return snapshot
+
+
+async def _assert_chunks_stored(repo: Repository, manifest_id: bytes, sizes: Mapping[str, int]) -> None:
+    """Every object that a manifest refers to is there, and long enough; told by the listing, not by reading."""
+    manifest = await repo._core.assets.manifest(manifest_id)
+    for node_id in manifest.node_ids():
+        table = manifest.table(node_id)
+        for row in np.flatnonzero(table.kind == NATIVE).tolist():
+            ref = table.ref(row)
+            assert isinstance(ref, Native)
+            path = f"chunks/{format_id(ref.id)}"
+            assert ref.offset + ref.length <= sizes.get(path, 0), f"{path} is missing or too short for {ref}"
 
 
 async def visible(store) -> dict[str, bytes]:
