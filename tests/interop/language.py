@@ -343,8 +343,9 @@ def build_config(spec: JSON) -> Any:
     """A RepositoryConfig from nested dictionaries that carry its own field names."""
     config = icechunk.RepositoryConfig.default()
     plain = ("inline_chunk_threshold_bytes", "get_partial_values_concurrency", "max_concurrent_requests")
-    for name in (*plain, "num_updates_per_repo_info_file", "max_concurrent_decodes"):
-        if name in spec:
+    newer = ("num_updates_per_repo_info_file", "max_concurrent_decodes")
+    for name in (*plain, *newer, "segmented_metadata", "pack_small_chunks"):
+        if name in spec and (name in plain or hasattr(config, name)):  # others have never heard of the last ones
             setattr(config, name, spec[name])
     if "compression_level" in spec:
         config.compression = icechunk.CompressionConfig(

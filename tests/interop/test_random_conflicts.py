@@ -10,9 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.interop.conftest import start
-from tests.interop.descriptions import anonymous, differences
+from tests.interop.descriptions import anonymous, but_for_sizes, differences
 from tests.interop.language import step
 from tests.interop.oracle import Engine, Program, StepFailed
+from tests.packs import small_packs
 
 pytestmark = pytest.mark.interop
 
@@ -65,7 +66,14 @@ def in_order(results: list[Any]) -> list[Any]:
 
 
 def check(
-    oracle: Engine, ours: Engine, spec: int, solver: str, theirs: list[Any], later: list[Any], mine: list[Any]
+    oracle: Engine,
+    ours: Engine,
+    spec: int,
+    packed: bool,
+    solver: str,
+    theirs: list[Any],
+    later: list[Any],
+    mine: list[Any],
 ) -> None:
     def of(session: str, edits: list[Any]) -> list[Any]:
         return [step(name, **arguments, session=session) for name, arguments in edits]
@@ -87,17 +95,20 @@ def check(
         results = {}
         for engine in (oracle, ours):
             program = programs[engine.name]
-            program.run(engine, [step("create", spec=spec)])
+            program.run(engine, [step("create", spec=spec, config=PACKED if packed else None)])
             results[engine.name] = in_order(outcome(engine, program, steps))
         for number, (one, other) in enumerate(zip(results[oracle.name], results[ours.name], strict=True)):
             assert one == other, f"step {number}: {steps[number]}"
         expected = anonymous(programs[oracle.name].describe(oracle))
         for reader in (ours, oracle):
             seen = anonymous(programs[ours.name].describe(reader))
+            if packed:
+                expected, seen = but_for_sizes(expected), but_for_sizes(seen)
             assert not differences(expected, seen), f"read by {reader.name}"
 
 
 COMMON = {"deadline": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
+PACKED = {"inline_chunk_threshold_bytes": 0, "pack_small_chunks": True}
 solvers = st.sampled_from(["detect", "detect", "ours", "theirs"])
 
 
@@ -105,12 +116,15 @@ solvers = st.sampled_from(["detect", "detect", "ours", "theirs"])
 @pytest.mark.parametrize(
     "examples", [pytest.param(25, id="some"), pytest.param(500, id="many", marks=pytest.mark.slow)]
 )
-def test_random_conflicts(engines: dict[str, Engine], ours: Engine, spec: int, examples: int) -> None:
+def test_random_conflicts(
+    engines: dict[str, Engine], ours: Engine, spec: int, examples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_packs(monkeypatch, alone=0, chunks=3, size=20)
     oracle = start("2.3.0", engines)
 
     @settings(max_examples=examples, **COMMON)
-    @given(solver=solvers, theirs=sides, later=st.just([]) | sides, mine=sides)
-    def meet(solver: str, theirs: list[Any], later: list[Any], mine: list[Any]) -> None:
-        check(oracle, ours, spec, solver, theirs, later, mine)
+    @given(packed=st.booleans(), solver=solvers, theirs=sides, later=st.just([]) | sides, mine=sides)
+    def meet(packed: bool, solver: str, theirs: list[Any], later: list[Any], mine: list[Any]) -> None:
+        check(oracle, ours, spec, packed, solver, theirs, later, mine)
 
     meet()

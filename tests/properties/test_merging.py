@@ -18,6 +18,7 @@ import pytest
 
 import icechunk
 from icechunk._driver import run
+from tests.packs import small_packs
 from tests.session.helpers import array_json, buffer, group_json
 
 pytestmark = pytest.mark.filterwarnings("ignore:a session with uncommitted changes")
@@ -205,7 +206,8 @@ def combined(saw: View, made: View, now: View) -> View:
 
 def walk(seed: int, spec: int) -> Counter[str]:
     dice = random.Random(seed)
-    made = Walk(dice, icechunk.Repository.create(icechunk.in_memory_storage(), spec_version=spec))
+    config = icechunk.RepositoryConfig(pack_small_chunks=seed % 2 == 1)
+    made = Walk(dice, icechunk.Repository.create(icechunk.in_memory_storage(), config, spec_version=spec))
     for path in ("", "g/"):
         run(made.session.store.set(f"{path}zarr.json", buffer(group_json())))
     for path in ("a", "g/a"):
@@ -220,7 +222,8 @@ def walk(seed: int, spec: int) -> Counter[str]:
 
 @pytest.mark.parametrize("spec", [1, 2], ids=["spec1", "spec2"])
 @pytest.mark.parametrize("walks", [pytest.param(150, id="few"), pytest.param(5000, id="many", marks=pytest.mark.slow)])
-def test_merging_loses_nothing_in_silence(spec: int, walks: int) -> None:
+def test_merging_loses_nothing_in_silence(spec: int, walks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_packs(monkeypatch, alone=0, chunks=3, size=600)
     tally: Counter[str] = Counter()
     for seed in range(walks):
         try:

@@ -31,6 +31,7 @@ import icechunk
 from icechunk._driver import run
 from tests.aging import Clock
 from tests.invariants import assert_whole, unreachable, visible
+from tests.packs import small_packs
 from tests.properties.model import Changes, Commit, Model, Node, Tree, Work, in_grid, is_below, join
 from tests.session.helpers import array_json, buffer, group_json
 
@@ -91,6 +92,7 @@ class RepositoryMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.patch = pytest.MonkeyPatch()
+        small_packs(self.patch, alone=0, chunks=2, size=40)
         self.clock = Clock(self.patch)
         self.directory = tempfile.TemporaryDirectory()
         self.foreign = Path(self.directory.name).resolve() / "foreign.bin"
@@ -158,9 +160,11 @@ class RepositoryMachine(RuleBasedStateMachine):
 
     # --- the repository -----------------------------------------------------------------------------------------------
 
-    @initialize(updates=st.integers(1, 5), split=st.booleans())
-    def create(self, updates, split):
-        config = icechunk.RepositoryConfig(inline_chunk_threshold_bytes=8, num_updates_per_repo_info_file=updates)
+    @initialize(updates=st.integers(1, 5), split=st.booleans(), packed=st.booleans())
+    def create(self, updates, split, packed):
+        config = icechunk.RepositoryConfig(
+            inline_chunk_threshold_bytes=8, num_updates_per_repo_info_file=updates, pack_small_chunks=packed
+        )
         if split:
             axis = icechunk.ManifestSplitDimCondition.Axis(0)
             sizes = {icechunk.ManifestSplitCondition.AnyArray(): {axis: 1}}
@@ -602,7 +606,7 @@ def walk(machine_type, seed, steps):
     dice = random.Random(seed)
     machine, taken = machine_type(), []
     try:
-        machine.create(dice.randint(1, 5), dice.random() < 0.5)
+        machine.create(dice.randint(1, 5), dice.random() < 0.5, packed=seed % 2 == 1)
         for _ in range(steps):
             name, *arguments = random_step(machine, dice)
             taken.append((name, *arguments))

@@ -15,6 +15,7 @@ import zarr
 from hypothesis import HealthCheck, assume, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule, run_state_machine_as_test
+from tests.packs import small_packs
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest
 from zarr.core.buffer import Buffer, cpu
 from zarr.core.sync import sync
@@ -35,10 +36,15 @@ MANY_RUNS = settings(RUNS, max_examples=150, stateful_step_count=40)
 
 
 def new_repository() -> icechunk.Repository:
-    """With a small threshold, so that inline and native chunks both occur."""
-    config = icechunk.RepositoryConfig.default()
+    """With a small threshold, so that inline and native chunks both occur; those of which some more come are packed."""
+    config = icechunk.RepositoryConfig(pack_small_chunks=True)
     config.inline_chunk_threshold_bytes = 20
     return icechunk.Repository.create(icechunk.in_memory_storage(), config)
+
+
+@pytest.fixture(autouse=True)
+def packs_of_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    small_packs(monkeypatch, alone=3, chunks=5, size=60)
 
 
 class Hierarchy(ZarrHierarchyStateMachine):
