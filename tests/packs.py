@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import icechunk
-from icechunk import chunk_packs, workspace
+from icechunk import chunk_packs
 
 PACKED = icechunk.RepositoryConfig(pack_small_chunks=True)
 """Packs also where the storage is at hand."""
@@ -11,7 +11,7 @@ PACKED = icechunk.RepositoryConfig(pack_small_chunks=True)
 
 def small_packs(monkeypatch, *, alone: int = 1, chunks: int = 2, size: int = 1000) -> None:
     """So many chunks of a session are stored alone, and so many of `size` bytes fill a pack."""
-    monkeypatch.setattr(workspace, "ALONE", alone)
+    monkeypatch.setattr(chunk_packs, "ALONE", alone)
     monkeypatch.setattr(chunk_packs, "_CAPACITY", len(chunk_packs.HEAD) + chunks * size)
 
 

@@ -5,11 +5,12 @@ the chunk is, so chunks may share one. The first small chunks of a session get a
 comes after them is gathered in memory, and stored as one object when a pack is full. Whoever fills a pack stores it, in
 the call that filled it: there is no task in the background, and writers wait as soon as they are ahead of the storage.
 
-What has been gathered and not stored is nobody's business but the session's: nothing refers to it. Before anything does,
-and before the changes leave this process or become those of another session, `settle` stores the rest. A pack stays in
-memory until it is certain that it was stored, also when the changes are discarded: somebody may be about to refer to a
-chunk in it. If storing fails, whoever settles tries again; since a pack never changes after it was sealed, it may be stored
-twice, also by a process that was forked off meanwhile.
+What has been gathered and not stored is nobody's business but the session's: only its change set refers to it. Before
+anything else does, and before the changes leave this process or become those of another session, `settle` stores the rest.
+A pack stays in memory until it is certain that it was stored, also when the changes are discarded: somebody may be about to
+refer to a chunk in it. If storing it fails, or whoever was at it is cancelled, it is due, and the next writer stores it
+before he adds anything: nobody gets ahead of a storage that does not take what it is given. Since a pack never changes once
+it is closed, it may be stored twice, also by a process that was forked off meanwhile.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from icechunk._driver import concurrent_map
 from icechunk.format.chunk_ref import Native
 from icechunk.format.ids import random_object_id
 from icechunk.storage.base import Buffer
+from icechunk.written_chunks import PROBES
 
 LARGEST = 512 << 10
 """Bytes of a chunk that is worth packing at most: four of them fill a pack."""
@@ -35,81 +37,124 @@ _CAPACITY = len(HEAD) + (2 << 20)
 """Bytes of a pack at most: what is sent in the time that a distant store takes to answer at all."""
 
 _lock = threading.Lock()
-"""Held for moments, to add to any pack; and across a fork, so that parent and child have the same."""
+"""Held for moments, to add to any pack or look into it; and across a fork, so that parent and child have the same."""
 
 
 class Pack:
     """Chunks that become one object."""
 
-    __slots__ = ("_data", "id", "used")
+    __slots__ = ("data", "id")
 
-    def __init__(self, pack_id: bytes) -> None:
-        self.id = pack_id
-        self._data = bytearray(_CAPACITY)
-        self._data[: len(HEAD)] = HEAD
-        self.used = len(HEAD)
+    def __init__(self) -> None:
+        self.id = random_object_id()
+        self.data = bytearray(HEAD)
 
     def has_room(self, size: int) -> bool:
-        return self.used + size <= _CAPACITY
+        return len(self.data) + size <= _CAPACITY
 
-    def add(self, data: Buffer) -> Native:
-        start, size = self.used, len(data)
-        self._data[start : start + size] = data
-        self.used += size
-        return Native(self.id, size, start)
-
-    def part(self, start: int, stop: int) -> Buffer:
-        return memoryview(self._data)[start:stop]
+    def add(self, chunk: Buffer) -> Native:
+        start = len(self.data)
+        self.data += chunk
+        return Native(self.id, len(self.data) - start, start)
 
 
 class ChunkPacks:
-    """The packs of one session that are not stored yet. `write` stores an object under an id, `width` of them at once."""
+    """Writes the chunks of one session, and has those that are not stored yet.
 
-    def __init__(self, write: Callable[[bytes, Buffer], Awaitable[None]], width: int) -> None:
-        self._write = write
+    `store` stores an object under an id, `width` of them at once. The ids of the first objects are added to `first`.
+    Without `packing` every chunk is an object.
+    """
+
+    def __init__(
+        self, store: Callable[[bytes, Buffer], Awaitable[None]], width: int, first: list[bytes], *, packing: bool
+    ) -> None:
+        self._put = store
         self._width = width
+        self._first = first
+        self._packing = packing
+        self._alone = 0
         self._open: Pack | None = None
         self._unstored: dict[bytes, Pack] = {}
+        self._due: list[Pack] = []
+        """Packs that are closed, and that nobody is storing."""
 
     def __bool__(self) -> bool:
+        """Whether there are chunks that are not stored yet."""
         return bool(self._unstored)
 
-    def add(self, data: Buffer) -> tuple[Native, Pack | None]:
-        """Put one chunk into a pack; returns where it is, and the pack that the caller has to `store`, being full now."""
-        fresh = random_object_id()
-        with _lock:
-            pack, full = self._open, None
-            if pack is None or not pack.has_room(len(data)):
-                full, pack = pack, Pack(fresh)
-                self._open = self._unstored[fresh] = pack
-                _filling.add(self)
-            ref = pack.add(data)
-            if not pack.has_room(len(data)):
-                full, self._open = pack, None
-        return ref, full
+    async def write(self, chunk: Buffer) -> Native:
+        """Write one chunk, alone or into a pack; returns where it is.
 
-    async def store(self, pack: Pack) -> None:
-        """Store a sealed pack."""
-        await self._write(pack.id, pack.part(0, pack.used))
+        It counts when this returns, not when it raises: what raises may be about chunks that others wrote before.
+        """
+        if self._packing and len(chunk) <= LARGEST:
+            if self._alone >= ALONE:
+                await self._store_due()
+                ref = self._add(chunk)
+                await self._store_due()
+                return ref
+            self._alone += 1
+        ref = Native(random_object_id(), len(chunk))
+        await self._store_object(ref.id, chunk)
+        return ref
+
+    def _add(self, chunk: Buffer) -> Native:
+        with _lock:
+            if self._open is not None and not self._open.has_room(len(chunk)):
+                self.close()
+            pack = self._open
+            if pack is None:
+                pack = self._open = Pack()
+                self._unstored[pack.id] = pack
+                _filling.add(self)
+            ref = pack.add(chunk)
+            if not pack.has_room(len(chunk)):
+                self.close()
+        return ref
+
+    def close(self) -> None:
+        """Add nothing more to the pack that is open; under the lock."""
+        if self._open is not None:
+            self._due.append(self._open)
+            self._open = None
+
+    async def _store_due(self) -> None:
+        while self._due:
+            try:
+                pack = self._due.pop()
+            except IndexError:  # somebody else was faster
+                return
+            await self._store(pack)
+
+    async def _store(self, pack: Pack) -> None:
+        if pack.id not in self._unstored:
+            return
+        try:
+            await self._store_object(pack.id, memoryview(pack.data))
+        except BaseException:
+            self._due.append(pack)
+            raise
         self._unstored.pop(pack.id, None)
 
+    async def _store_object(self, object_id: bytes, data: Buffer) -> None:
+        await self._put(object_id, data)
+        if len(self._first) < PROBES:
+            self._first.append(object_id)
+
     async def settle(self) -> None:
-        """Store all that is not stored yet, what others are about to store included; nobody is waited for."""
+        """Store all that is not stored yet, what others are storing at this moment included; nobody is waited for."""
         if not self._unstored:
             return
         with _lock:
-            self._open = None
+            self.close()
             packs = list(self._unstored.values())
-        await concurrent_map(self.store, packs, self._width)
+        await concurrent_map(self._store, packs, self._width)
 
-    def find(self, ref: Native, start: int, stop: int) -> Buffer | None:
+    def find(self, ref: Native, start: int, stop: int) -> bytes | None:
         """The bytes `start <= i < stop` of a chunk that is not stored yet, None for any other chunk."""
-        pack = self._unstored.get(ref.id)
-        return None if pack is None else bytes(pack.part(ref.offset + start, ref.offset + stop))
-
-    def seal(self) -> None:
-        """Add nothing more to the pack that is open; under the lock."""
-        self._open = None
+        with _lock:
+            pack = self._unstored.get(ref.id)
+            return None if pack is None else bytes(pack.data[ref.offset + start : ref.offset + stop])
 
 
 _filling: WeakSet[ChunkPacks] = WeakSet()
@@ -119,7 +164,7 @@ _filling: WeakSet[ChunkPacks] = WeakSet()
 def _before_fork() -> None:
     _lock.acquire()
     for packs in list(_filling):
-        packs.seal()  # parent and child would put different chunks at the same place
+        packs.close()  # parent and child would put different chunks at the same place
     _filling.clear()
 
 

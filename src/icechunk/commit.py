@@ -1,6 +1,6 @@
 """Turning a change set into the files of a new snapshot.
 
-1. Chunks are already written, each when it was set.
+1. Chunks are already written, when they were set; a pack that was not full is stored meanwhile.
 2. Split changed arrays into manifests and write them, all at once.
 3. Write the transaction log and the snapshot, under a new id.
 

@@ -221,10 +221,7 @@ class Sink:
         index = self.place.index(bounds)
         with self.lock or contextlib.nullcontext():
             self.target[index] = block
-        if self.is_home:
-            return Report()
-        run(self.target.store.session._workspace.packs.settle())  # type: ignore[attr-defined]
-        return self._references(index)
+        return Report() if self.is_home else self._references(index)
 
     def _references(self, index: Index) -> Report:
         session = self.target.store.session  # type: ignore[attr-defined]
@@ -234,6 +231,7 @@ class Sink:
             return Report()
         touched = itertools.product(*chunks_touched(index, write_sizes(self.target)))
         found = {coords: ref for coords in touched if (ref := edits.find(coords)) is not UNTOUCHED}
+        run(workspace.packs.settle())
         return Report(found, 0, list(workspace.first_chunks), {id(storage): storage})
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from icechunk._driver import concurrent_map
 from icechunk.change_merge import Fetched, Fork, NotSeen, Overlaps, merge_changes
 from icechunk.chunk_access import table_of
 from icechunk.node_view import NodeView
@@ -22,8 +23,7 @@ async def merge_workspaces(into: Workspace, others: Sequence[Workspace]) -> list
     """
     await into.view()
     forks = [_fork(other) for other in others]
-    for other in others:
-        await other.packs.settle()
+    await concurrent_map(lambda other: other.packs.settle(), others, max(into.assets.storage.concurrency, 1))
     forks = [fork._replace(first_chunks=list(other.first_chunks)) for fork, other in zip(forks, others, strict=True)]
     fetched = Fetched()
     while True:

@@ -98,7 +98,8 @@ class Session:
                 "forked_from": workspace.forked_from,
                 "handed_over": dict(workspace.handed_over),
             }
-        run(workspace.packs.settle())
+        if workspace.mode is not Mode.READ_ONLY:
+            run(workspace.packs.settle())
         state["first_chunks"] = list(workspace.first_chunks)
         workspace.handed_on = True
         return state
@@ -386,6 +387,7 @@ class Session:
         """A session for a worker: it can be pickled, written to, and merged back into this one.
 
         What is uncommitted here is written to storage first, as a snapshot nobody else knows, so that the fork sees it.
+        Pickling the fork later stores those of its small chunks that are still in memory.
         """
         workspace = self._workspace
         if workspace.mode is Mode.READ_ONLY:

@@ -25,7 +25,7 @@ from icechunk._driver import concurrent_map, offload
 from icechunk.assets import Assets
 from icechunk.change_set import UNTOUCHED, ChangeSet, ChunkEdits, Coords
 from icechunk.chunk_access import beginning_with, lies_in, require_array, resolve_range, table_of
-from icechunk.chunk_packs import ALONE, LARGEST, ChunkPacks
+from icechunk.chunk_packs import ChunkPacks
 from icechunk.errors import (
     AlreadyExistsError,
     ErrorKind,
@@ -36,14 +36,13 @@ from icechunk.errors import (
 )
 from icechunk.format.chunk_ref import ChunkRef, Inline, Native, Virtual
 from icechunk.format.chunk_table import ChunkTable
-from icechunk.format.ids import random_node_id, random_object_id
+from icechunk.format.ids import random_node_id
 from icechunk.format.snapshot import Node, Snapshot
 from icechunk.moves import plan_move
 from icechunk.node_view import NodeView
 from icechunk.splitting import PreloadPolicy
 from icechunk.storage.base import Buffer, ByteRange
 from icechunk.virtual import VirtualChunks
-from icechunk.written_chunks import PROBES
 from icechunk.zarr_keys import ChunkKey, MetadataKey, chunk_keys, metadata_key, parse_key, parse_prefix
 from icechunk.zarr_metadata import check_all_coords, check_coords, in_grid, parse_metadata
 
@@ -101,10 +100,9 @@ class Workspace:
         """Whether somebody else looks after the changes: they were merged, or left this process."""
         self.first_chunks: list[bytes] = []
         """The ids of the objects of chunks written first, here and in each fork that was merged."""
-        self._write_object = partial(_write_noted, assets, self.first_chunks)
-        self.packs = ChunkPacks(self._write_object, max(assets.storage.concurrency, 1))
-        """Chunks that were written and are not stored yet."""
-        self._alone = 0 if settings.packs else None
+        width = max(assets.storage.concurrency, 1)
+        self.packs = ChunkPacks(assets.write_chunk, width, self.first_chunks, packing=settings.packs)
+        """Writes chunks, and has those that are not stored yet."""
         self.since: int | None = None
         """How far the repository's history had come when the work began, see `RefStore.moment`."""
         self.forked_from: bytes | None = None
@@ -369,20 +367,8 @@ class Workspace:
                 )
             ref = Inline(bytes(data))
         else:
-            ref = await self._store_chunk(data)
+            ref = await self.packs.write(data)
         self._record(node, coords, ref, only_new=only_new)
-
-    async def _store_chunk(self, data: Buffer) -> Native:
-        if self._alone is not None and len(data) <= LARGEST:
-            if self._alone >= ALONE:
-                ref, full = self.packs.add(data)
-                if full is not None:
-                    await self.packs.store(full)
-                return ref
-            self._alone += 1
-        ref = Native(random_object_id(), len(data))
-        await self._write_object(ref.id, data)
-        return ref
 
     def _record(self, node: Node, coords: Coords, ref: ChunkRef | None, *, only_new: bool = False) -> None:
         with self.lock:
@@ -574,10 +560,3 @@ class Workspace:
             return []
         coords = beginning_with((await self.chunk_table(node, view.change_set)).coords, wanted.coords)
         return [str(value) for value in np.unique(coords[:, len(wanted.coords)]).tolist()]
-
-
-async def _write_noted(assets: Assets, first: list[bytes], object_id: bytes, data: Buffer) -> None:
-    """Write an object of chunks, and note that it is one of the first."""
-    await assets.write_chunk(object_id, data)
-    if len(first) < PROBES:
-        first.append(object_id)

@@ -1,6 +1,6 @@
 """Whether what a session wrote is still there when it commits.
 
-Chunks are uploaded when they are set, and until the commit nothing refers to them. A collection that is told to delete
+Chunks are uploaded when they are set, or soon after, and until the commit nothing refers to them. A collection that is told to delete
 what is older than this session takes them for garbage. Then the commit must fail, rather than publish references to
 nothing.
 

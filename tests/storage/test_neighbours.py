@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import multiprocessing
 import os
 import threading
 import weakref
@@ -266,7 +267,10 @@ def in_turn(
 def test_who_reads_on_gets_what_comes_next_without_asking(far: Far) -> None:
     waves = [[(at, at + 1000)] for at in range(0, 1_000_000, 1000)]
     assert b"".join(in_turn(far, *waves)) == DATA[:1_000_000]
-    assert far.ranges == [(0, 1000), (1000, 1000 + 2 * MB)]
+    assert far.ranges[:3] == [(0, 1000), (1000, 10_000), (10_000, 27_000)]
+    assert len(far.ranges) < 10
+    assert sum(stop - start for start, stop in far.ranges) < 2_000_000
+    assert all(stop - start <= 2 * MB for start, stop in far.ranges)
 
 
 def test_where_it_is_read_on_is_not_looked_at_too_closely(far: Far) -> None:
@@ -316,14 +320,76 @@ def test_what_is_on_its_way_is_not_asked_for_again(far: Far) -> None:
         return await asyncio.gather(tasks[1], tasks[3])
 
     assert data_of(asyncio.run(ask())) == [DATA[2000:3000], DATA[5000:6000]]
-    assert far.ranges == [(0, 1000), (1000, 1000 + 2 * MB)]
+    assert far.ranges == [(0, 1000), (1000, 10_000)]
     assert not far.cancelled
 
 
+def test_who_gives_up_at_once_leaves_nothing_behind(far: Far) -> None:
+    """A run whose members are gone before it has begun brings nothing, and nobody waits for it."""
+
+    async def ask(turns: int) -> None:
+        neighbours = Neighbours(far.fetch, ahead=True)
+        tasks = [asyncio.ensure_future(neighbours.fetch(URL, at, at + 1000, False)) for at in (0, 1000)]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        answer = await asyncio.wait_for(neighbours.fetch(URL, 500, 1500, False), 30)
+        assert bytes(answer[0]) == DATA[500:1500]
+        await asyncio.sleep(0)
+        assert not neighbours._waiting
+        assert not neighbours._under_way
+
+    for turns in range(8):
+        asyncio.run(ask(turns))
+
+
+@pytest.mark.parametrize("objects", [1, 5, 10, 20, 60])
+def test_objects_that_are_read_in_step(far: Far, objects: int) -> None:
+    """As the variables of a dataset are, each of which lies in objects of its own: what is read ahead is not lost."""
+
+    async def ask() -> None:
+        neighbours = Neighbours(far.fetch, ahead=True)
+        for at in range(0, 2 * MB, 16 << 10):
+            for number in range(objects):
+                data, _, _ = await neighbours.fetch(str(number), at, at + (16 << 10), False)
+                assert bytes(data) == DATA[at : at + (16 << 10)]
+
+    asyncio.run(ask())
+    assert sum(stop - start for start, stop in far.ranges) < 3 * objects * 2 * MB
+    assert len(far.asked) <= 128 * objects / 6
+
+
+def test_who_reads_here_and_there_gets_little_more_than_he_asks_for(far: Far) -> None:
+    async def ask() -> None:
+        neighbours = Neighbours(far.fetch, ahead=True)
+        for at in np.random.default_rng(0).integers(0, 128, 1000).tolist():
+            url = str(at * 7 % 16)
+            await neighbours.fetch(url, at << 14, (at + 1) << 14, False)
+
+    asyncio.run(ask())
+    assert sum(stop - start for start, stop in far.ranges) < 3 * (1000 << 14)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_does_not_wait_for_a_thread_that_it_does_not_have(far: Far) -> None:
+    neighbours = Neighbours(far.fetch, ahead=True)
+    assert neighbours._ahead is not None
+    with neighbours._ahead._lock:  # as a thread of the parent may have it
+        child = multiprocessing.get_context("fork").Process(
+            target=in_turn, args=(far, [(0, 1000)], [(1000, 2000)]), kwargs={"neighbours": neighbours}
+        )
+        child.start()
+    child.join(60)
+    assert child.exitcode == 0
+
+
 def test_reading_on_fails_and_each_asks_alone(far: Far) -> None:
-    far.failing = {(1000, 1000 + 2 * MB): OSError("not so much")}
+    far.failing = {(1000, 19_000): OSError("not so much")}
     assert in_turn(far, [(0, 1000)], [(1000, 2000), (2000, 3000)]) == [DATA[:1000], DATA[1000:2000], DATA[2000:3000]]
-    assert sorted(far.ranges) == [(0, 1000), (1000, 2000), (1000, 1000 + 2 * MB), (2000, 3000)]
+    assert sorted(far.ranges) == [(0, 1000), (1000, 2000), (1000, 19_000), (2000, 3000)]
 
 
 def test_reading_on_to_the_end(far: Far) -> None:

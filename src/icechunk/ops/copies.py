@@ -22,7 +22,6 @@ FOLDER = "overwritten"
 
 _OF_REPO = f"{FOLDER}/repo."
 
-
 ListFiles: TypeAlias = Callable[[str], AsyncIterator[Sequence[ObjectInfo]]]
 """Lists the files under a prefix, as `Storage.list`."""
 

@@ -218,7 +218,7 @@ async def plan_collection(
         await refs.ensure_writable("Cannot garbage collect")
     width = max(storage.concurrency, 1) if max_concurrent_listings is None else max_concurrent_listings
     has_copies = refs.registers_snapshots
-    list_files = await listed_at_once(storage) or storage.list
+    list_files = await list_all_at_once(storage) or storage.list
     found = await gather(
         *(list_folder(list_files, name, limit, progress) for name in FOLDERS),
         *([list_copies(list_files, limit)] if has_copies else []),
@@ -239,15 +239,18 @@ def _too_fast() -> StorageError:
     )
 
 
-async def listed_at_once(storage: Storage) -> ListFiles | None:
-    """What lists the files of a folder, all of which were listed by one request; None where there are too many for that."""
+async def list_all_at_once(storage: Storage) -> ListFiles | None:
+    """List all files by one request; returns what lists those of a folder, None where one request is not enough."""
     if storage.concurrency <= 1:
         return None
     found: list[ObjectInfo] = []
-    async for batch in storage.list():
-        found += batch
-        if len(found) > _PAGE:
-            return None
+    try:
+        async for batch in storage.list():
+            found += batch
+            if len(found) >= _PAGE:
+                return None
+    except StorageError:  # some may list folders only; where that fails too it is said there
+        return None
 
     async def listed(prefix: str) -> AsyncIterator[Sequence[ObjectInfo]]:
         if inside := [info for info in found if info.path.startswith(prefix)]:

@@ -1,8 +1,8 @@
 """How much storage the chunks of a repository take.
 
-Every native chunk counts once, however many snapshots and manifests refer to it, also where it shares an object with others;
-and so does every range of a foreign file.
-Inline chunks are in the manifests themselves and count once for each that holds them.
+Every native chunk counts once, however many snapshots and manifests refer to it, also where it shares an object with others,
+and so does every range of a foreign file. Inline chunks are in the manifests themselves and count once for each that holds
+them.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ class _Tally:
     """Adds up tables. Native and virtual chunks that were seen before do not count."""
 
     def __init__(self) -> None:
+        self.kept = IdSet()
+        """The objects of native chunks that stay anyway."""
         self.seen = IdSet()
         self.seen_elsewhere = IdSet()
         self.locations: dict[str, int] = {}
@@ -35,7 +37,8 @@ class _Tally:
 
     def add(self, table: ChunkTable) -> None:
         lengths = table.length[table.kind == NATIVE]
-        self.native += int(lengths[self.seen.add(self._places(table))].sum())
+        counts = self.seen.add(self._places(table)) & ~self.kept.contains(table.native_ids())
+        self.native += int(lengths[counts].sum())
         lengths = table.length[table.kind == VIRTUAL]
         self.virtual += int(lengths[self.seen_elsewhere.add(self._ranges(table))].sum())
         self.inlined += int(table.length[table.kind == INLINE].sum())
@@ -93,7 +96,14 @@ async def released_sizes(
     tally = _Tally()
     survey = Survey(storage, limits or Limits(), progress)
     await survey.read_snapshots(history.reachable() - released)
-    await survey.read_manifests(tally.add)
+    kept = IdSet()
+
+    def keep(table: ChunkTable) -> None:
+        tally.add(table)
+        kept.add(table.native_ids())
+
+    await survey.read_manifests(keep)
+    tally.kept = kept  # of an object that stays nothing comes back
     sizes = {}
     for record in plan.released:
         listed, before = set(survey.manifests), tally.native

@@ -11,18 +11,21 @@ it. What joined becomes *runs*, each fetched by one request.
 - Nobody depends on another: a run is a task of its own, which ends early only when all who wait for it have gone.
 
 Of objects that never change (`ahead`) more can be asked for than is wanted. When a run begins where the one before it
-ended, somebody reads on, and the run is made as long as may be. Ranges that lie in it join it while it is on its way; those
-that are wanted later find it among the few that are kept.
+ended, or a little behind that, somebody reads on, and the run is made longer: more so each time, and less the more objects
+are read in step. Ranges that lie in it join it while it is on its way; those that are wanted later find it among the few
+that are kept.
 
 Where no event loop runs, every caller blocks a thread of its own and ranges go out as they are.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Callable, Coroutine, Iterator
+from typing import TYPE_CHECKING, Any, TypeAlias
+from weakref import WeakSet
 
 from icechunk._driver import running_loop
 from icechunk.storage.base import Buffer
@@ -40,8 +43,11 @@ _WASTE = 8
 """A piece of a run that is not copied may make so many times its own bytes stay in memory."""
 _TURNS = 3
 """Turns of the event loop that a range waits: who is woken by the same event comes within them."""
-_NEAR = 256 << 10
-"""Who wants bytes at most so far behind the last ones of an object reads on: those who write at once keep no strict order."""
+
+_NEAR = 4
+"""Who wants bytes at most so many times their number behind the last ones reads on: who writes at once keeps no strict order."""
+_MORE = 8
+"""Who begins to read on gets so many times what he asked for; afterwards twice as much each time."""
 _KEPT = 16 << 20
 """Bytes that are kept of runs of which some were not wanted yet."""
 _FOLLOWED = 64
@@ -49,7 +55,7 @@ _FOLLOWED = 64
 
 Answer: TypeAlias = "tuple[Buffer, str | None, float | None]"
 """Bytes, and the etag and the time of the object that they are of."""
-Fetch: TypeAlias = "Callable[[str, int, int, bool], Awaitable[Answer]]"
+Fetch: TypeAlias = "Callable[[str, int, int, bool], Coroutine[Any, Any, Answer]]"
 """Asks for the bytes `start <= i < stop` of the object at a URL, and whether etag and time are wanted too."""
 Place: TypeAlias = "tuple[asyncio.AbstractEventLoop, str]"
 
@@ -112,31 +118,35 @@ class Neighbours:
             return
         for members in runs(self._waiting.pop(place, [])):
             begin, end = members[0].start, max(member.stop for member in members)
-            if self._ahead is not None and (from_here := self._ahead.goes_on(url, begin, end)) is not None:
-                begin, end = from_here, from_here + _LONGEST
+            further = None if self._ahead is None else self._ahead.further(url, begin, end)
+            if further is not None:
+                begin, end = further
             elif len(members) == 1:
                 members[0].give(None)
                 continue
-            run = _Run(members, begin, end)
-            if self._ahead is not None:
-                self._under_way.setdefault(place, []).append(run)
-            run.task = loop.create_task(self._serve(place, run))
+            self._send(place, _Run(members, begin, end))
 
-    async def _serve(self, place: Place, run: _Run) -> None:
-        url, answer = place[1], None
-        try:
-            answer = await self._fetch(url, run.begin, run.end, self._ahead is None)
-        except Exception:
-            pass  # each asks alone, and is told what is wrong with its own range
-        finally:
-            under_way = self._under_way.get(place, [])
-            if run in under_way:
-                under_way.remove(run)
-                if not under_way:
-                    del self._under_way[place]
-            given = run.hand_out(answer)
+    def _send(self, place: Place, run: _Run) -> None:
+        loop, url = place
+        if self._ahead is not None:
+            self._under_way.setdefault(place, []).append(run)
+        run.task = loop.create_task(self._fetch(url, run.begin, run.end, self._ahead is None))
+        run.task.add_done_callback(lambda task: self._arrived(place, run, _answer_of(task)))
+
+    def _arrived(self, place: Place, run: _Run, answer: Answer | None) -> None:
+        """Hand out what a run brought; where it brought nothing each asks alone, and is told what is wrong with its own range."""
+        under_way = self._under_way.get(place, [])
+        if run in under_way:
+            under_way.remove(run)
+            if not under_way:
+                del self._under_way[place]
+        given = run.hand_out(answer)
         if answer is not None and self._ahead is not None and len(answer[0]) > given:
-            self._ahead.keep(url, run.begin, answer[0], given)
+            self._ahead.keep(place[1], run.begin, answer[0], given)
+
+
+def _answer_of(task: asyncio.Task[Answer]) -> Answer | None:
+    return None if task.cancelled() or task.exception() is not None else task.result()
 
 
 class _Wanted:
@@ -175,7 +185,7 @@ class _Run:
 
     def __init__(self, members: list[_Wanted], begin: int, end: int) -> None:
         self.begin, self.end = begin, end
-        self.task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[Answer] | None = None
         self._members = members
         self._waiting = len(members)
         for member in members:
@@ -221,20 +231,28 @@ class _Ahead:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._last: OrderedDict[str, tuple[int, int]] = OrderedDict()
+        self._last: OrderedDict[str, tuple[int, int, int]] = OrderedDict()
+        """By object where the last run began and ended, and how many bytes of it were more than was wanted."""
         self._kept: OrderedDict[tuple[str, int], _Kept] = OrderedDict()
         self._bytes = 0
+        _all.add(self)
 
-    def goes_on(self, url: str, begin: int, end: int) -> int | None:
-        """Where to read on from, for who wants these bytes; None where that is not what he does."""
+    def further(self, url: str, begin: int, end: int) -> tuple[int, int] | None:
+        """The bytes to ask for when these are wanted and somebody reads on; None where that is not what he does."""
         with self._lock:
-            first, last = self._last.pop(url, (begin, 0))
-            self._last[url] = begin, end
+            first, last, more = self._last.pop(url, (begin, 0, 0))
+            wanted = end - begin
+            reads_on = first < begin <= last + _GAP + _NEAR * wanted
+            if reads_on:
+                begin = min(begin, last)
+                longest = min(_LONGEST, _KEPT // (len(self._kept) + 2))
+                more = min(max(_MORE * wanted, 2 * more), longest - (end - begin))
+            else:
+                more = 0
+            self._last[url] = begin, end + max(more, 0), more
             if len(self._last) > _FOLLOWED:
                 self._last.popitem(last=False)
-        if not first < begin <= last + _NEAR or end - min(begin, last) > _LONGEST:
-            return None
-        return min(begin, last)
+        return (begin, end + more) if more > 0 else None
 
     def keep(self, url: str, begin: int, data: Buffer, given: int) -> None:
         """Keep what came, `given` bytes of which have been handed out."""
@@ -259,3 +277,22 @@ class _Ahead:
                         self._drop(key)
                     return _part((kept.data, None, None), start - kept.begin, stop - kept.begin)
         return None
+
+    def after_fork(self) -> None:
+        """In a child: another thread may have held the lock at that moment."""
+        self._lock = threading.Lock()
+        self._last.clear()
+        self._kept.clear()
+        self._bytes = 0
+
+
+_all: WeakSet[_Ahead] = WeakSet()
+
+
+def _after_fork() -> None:
+    for ahead in _all:
+        ahead.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
