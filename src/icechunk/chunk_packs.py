@@ -75,8 +75,8 @@ class ChunkPacks:
         self._alone = 0
         self._open: Pack | None = None
         self._unstored: dict[bytes, Pack] = {}
-        self._due: list[Pack] = []
-        """Packs that are closed, and that nobody is storing."""
+        self._due: list[bytes] = []
+        """The ids of packs that are closed, and that nobody is storing; `settle` may have stored them."""
 
     def __bool__(self) -> bool:
         """Whether there are chunks that are not stored yet."""
@@ -115,16 +115,17 @@ class ChunkPacks:
     def close(self) -> None:
         """Add nothing more to the pack that is open; under the lock."""
         if self._open is not None:
-            self._due.append(self._open)
+            self._due.append(self._open.id)
             self._open = None
 
     async def _store_due(self) -> None:
         while self._due:
             try:
-                pack = self._due.pop()
+                pack = self._unstored.get(self._due.pop())
             except IndexError:  # somebody else was faster
                 return
-            await self._store(pack)
+            if pack is not None:
+                await self._store(pack)
 
     async def _store(self, pack: Pack) -> None:
         if pack.id not in self._unstored:
@@ -132,7 +133,7 @@ class ChunkPacks:
         try:
             await self._store_object(pack.id, memoryview(pack.data))
         except BaseException:
-            self._due.append(pack)
+            self._due.append(pack.id)
             raise
         self._unstored.pop(pack.id, None)
 

@@ -1,12 +1,14 @@
 """Chunks that lie in packs which are not stored yet: cancelled, discarded, collected and pickled meanwhile, nothing is lost."""
 
 import asyncio
+import gc
 import pickle
 from datetime import timedelta
 
 import pytest
 
 import icechunk
+from icechunk import chunk_packs
 from icechunk._driver import run
 from tests.aging import DAY, Clock
 from tests.invariants import assert_whole, contents
@@ -247,3 +249,22 @@ def test_a_fork_that_is_pickled_again_and_again(repo):
     session.merge(copies[0], copies[-1])
     session.commit("first and last")
     assert committed(repo) == [0, 1, 2, 3, 4, 5, 6, 7, 8, 13]
+
+
+# --- forgotten ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("publish", ["commit", "fork"])
+def test_what_is_stored_is_not_kept_in_memory(repo, publish):
+    """Sessions live on, in arrays that were opened with them."""
+    session = repo.writable_session("main")
+    write(session, *range(6))
+    assert packs_in_memory()
+    getattr(session, publish)(*(["message"] if publish == "commit" else []))
+    assert not packs_in_memory()
+    assert get(session.store, key(5)) == big(6)
+
+
+def packs_in_memory():
+    gc.collect()
+    return [one for one in gc.get_objects() if isinstance(one, chunk_packs.Pack)]
