@@ -18,7 +18,7 @@ from icechunk.errors import FormatError
 from icechunk.flatbuf.builder import build
 from icechunk.format import manifest, manifest_encoding, manifest_layout, manifest_revision
 from icechunk.format.chunk_ref import ChunkRef, Inline, Native, Virtual
-from icechunk.format.chunk_table import INLINE, ChunkTable
+from icechunk.format.chunk_table import INLINE, NATIVE, ChunkTable
 from icechunk.format.envelope import FileType, header_bytes, open_envelope, read_header, seal
 from icechunk.format.ids import format_id, parse_id
 from icechunk.format.location_compression import decompress_locations
@@ -285,6 +285,17 @@ def native_table(coords: Any, seed: int = 0) -> ChunkTable:
     return ChunkTable.from_native(coords, ids, np.arange(len(coords)) + 100)
 
 
+def packed_table(coords: Any, seed: int = 0) -> ChunkTable:
+    """Native chunks that lie one behind the other, some two hundred in an object."""
+    coords = np.asarray(coords, np.uint32)
+    coords, number = coords[np.lexsort(coords.T[::-1])], np.arange(len(coords))
+    objects = np.frombuffer(random.Random(seed).randbytes(12 * (len(coords) // 200 + 1)), np.uint8).reshape(-1, 12)
+    lengths, offsets = (column.astype(np.uint64) for column in (number % 7000 + 600, number % 200 * 7600 + 16))
+    return ChunkTable(
+        coords, np.full(len(coords), NATIVE, np.uint8), lengths, offsets, chunk_ids=objects[number // 200]
+    )
+
+
 def virtual_table(coords: Any, files: int, consecutive: bool = True, **options: Any) -> ChunkTable:
     number = np.arange(len(coords))
     codes = number * files // len(coords) if consecutive else number % files
@@ -305,6 +316,8 @@ def mixed_table(coords: Any) -> ChunkTable:
 COORDS = grid(18)
 TABLES = {
     "native": native_table(COORDS),
+    "packed": packed_table(COORDS),
+    "packed, alone, and mixed": mixed_table(COORDS).overlay(packed_table(COORDS[::4])),
     "virtual, neighbours alike": virtual_table(COORDS, 100),
     "virtual, neighbours differ": virtual_table(COORDS, 100, False),
     "virtual, all different": virtual_table(COORDS, len(COORDS)),
@@ -421,6 +434,8 @@ def some_changes(rng: random.Random, base: ChunkTable, kinds: str) -> tuple[Chun
         part = coords[number :: len(kinds)]
         if kind == "n":
             newer = newer.overlay(native_table(part, rng.randrange(99)))
+        elif kind == "p":
+            newer = newer.overlay(packed_table(part, rng.randrange(99)))
         elif kind == "v":
             newer = newer.overlay(virtual_table(part, 3, etags=rng.choice([None, "x"])) if len(part) else newer)
         else:
@@ -430,8 +445,8 @@ def some_changes(rng: random.Random, base: ChunkTable, kinds: str) -> tuple[Chun
 
 
 @pytest.mark.parametrize("segmented", [False, True], ids=["plain", "segmented"])
-@pytest.mark.parametrize("kinds", ["n", "n+", "v", "i+", "nvi+-", "-"])
-@pytest.mark.parametrize("name", ["native", "virtual, neighbours differ", "mixed"])
+@pytest.mark.parametrize("kinds", ["n", "n+", "p", "p+", "v", "i+", "npvi+-", "-"])
+@pytest.mark.parametrize("name", ["native", "packed", "virtual, neighbours differ", "mixed"])
 def test_revised_manifests_are_what_an_overlay_is(
     monkeypatch: pytest.MonkeyPatch, name: str, kinds: str, segmented: bool
 ) -> None:
@@ -478,6 +493,18 @@ def test_native_references_are_patched_in_place_in_files_of_the_reference() -> N
     assert data is not None
     assert opened(data).doc.size == old.doc.size
     assert_equal(opened(data).table(NODE), ChunkTable.from_refs(refs, 3).overlay(newer))
+
+
+@pytest.mark.parametrize("packed_before", [False, True])
+def test_chunks_of_packs_in_files_of_the_reference(packed_before: bool) -> None:
+    """It leaves out offsets that are zero: there is no place for one then, and nothing may be patched."""
+    before = packed_table(COORDS, 1) if packed_before else native_table(COORDS, 1)
+    old = opened(plain_file(built({NODE: content(before)})))
+    assert_equal(old.table(NODE), before)
+    for newer in (packed_table(COORDS[10::100], 3), native_table(COORDS[10::100], 3)):
+        data = revise(old, NEW_ID, NODE, newer, None, spec=1)
+        if data is not None:
+            assert_equal(opened(data).table(NODE), before.overlay(newer))
 
 
 def test_files_of_the_reference_are_written_anew_for_anything_else() -> None:
