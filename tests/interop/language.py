@@ -218,10 +218,7 @@ class Interpreter:
 
     def do_write(self, path: str, values: JSON, where: JSON = None, session: str = "s") -> JSON:
         """Assign to a selection: `where` has an index or `[start, stop]` for each dimension, null means everything."""
-        array = self._array(path, session)
-        selection: Any = ...
-        if where is not None:
-            selection = tuple(slice(*axis) if isinstance(axis, list) else axis for axis in where)
+        array, selection = self._array(path, session), build_selection(where)
         shape = np.broadcast_to(0, array.shape)[selection].shape
         array[selection] = build_values(values, shape, array.dtype)
 
@@ -258,10 +255,9 @@ class Interpreter:
 
     # -- looking ------------------------------------------------------------------------------------------------
 
-    def do_read(self, path: str, branch: str | None = None, snapshot: str | None = None) -> JSON:
-        where = {"snapshot_id": snapshot} if snapshot else {"branch": branch or "main"}
-        store = self.repo.readonly_session(**where).store
-        return np.asarray(zarr.open_array(store, path=path, mode="r")[...]).tolist()
+    def do_read(self, path: str, branch: str = "main", snapshot: str | None = None, where: JSON = None) -> JSON:
+        session = self.repo.readonly_session(**({"snapshot_id": snapshot} if snapshot else {"branch": branch}))
+        return np.asarray(zarr.open_array(session.store, path=path, mode="r")[build_selection(where)]).tolist()
 
     def do_diff(self, start: str, end: str) -> JSON:
         return describe_diff(self.repo.diff(from_snapshot_id=start, to_snapshot_id=end))
@@ -324,6 +320,10 @@ def build_dtype(dtype: JSON) -> Any:
     if isinstance(dtype, list):
         return np.dtype([(name, kind) for name, kind in dtype])
     return str if dtype == "str" else dtype
+
+
+def build_selection(where: JSON) -> Any:
+    return ... if where is None else tuple(slice(*axis) if isinstance(axis, list) else axis for axis in where)
 
 
 def build_values(values: JSON, shape: tuple[int, ...], dtype: Any) -> Any:

@@ -25,8 +25,9 @@ from tests.invariants import unreachable
 from tests.packs import small_packs
 
 import icechunk
+from icechunk import chunk_packs
 from icechunk._driver import run
-from icechunk.format.chunk_table import NATIVE
+from icechunk.format.chunk_table import NATIVE, ChunkTable
 from icechunk.format.ids import format_id, parse_snapshot_id
 
 pytestmark = pytest.mark.interop
@@ -316,3 +317,61 @@ def test_packs_of_the_usual_size(
     (tree,) = (tree for tree in described["trees"].values() if tree["values"])
     for name, values in (("small", small), ("large", large), ("alone", large)):
         assert tree["values"][name]["digest"] == hashlib.sha256(values.tobytes()).hexdigest()
+
+
+SIDE = 320
+
+
+def many_references(path: str, spec: int, *, segmented: bool) -> icechunk.Repository:
+    """A hundred thousand chunks of one byte, each the remainder of its number by 251, in four packs."""
+    config = icechunk.RepositoryConfig(inline_chunk_threshold_bytes=0, segmented_metadata=segmented)
+    repo = icechunk.Repository.create(icechunk.local_filesystem_storage(path), config, spec_version=spec)
+    session = repo.writable_session("main")
+    options: dict[str, Any] = {"chunks": (1, 1), "dtype": "u1", "compressors": None, "fill_value": 255}
+    zarr.create_array(session.store, name="a", shape=(SIDE + 1, SIDE), **options)
+    number = np.arange(SIDE * SIDE)
+    pack, place = number % 4, number // 4
+    ids = np.random.default_rng(spec).integers(0, 256, (4, 12), np.uint8)
+    for one in range(4):
+        content = chunk_packs.HEAD + (number[pack == one] % 251).astype("u1").tobytes()
+        run(session._workspace.assets.write_chunk(ids[one].tobytes(), content))
+    coords = np.stack(np.unravel_index(number, (SIDE, SIDE)), 1).astype(np.uint32)
+    offsets = (place + len(chunk_packs.HEAD)).astype(np.uint64)
+    kind, length = np.full(len(number), NATIVE, np.uint8), np.ones(len(number), np.uint64)
+    run(session._workspace.set_refs("/a", ChunkTable(coords, kind, length, offsets, chunk_ids=ids[pack])))
+    session.commit("many")
+    return repo
+
+
+def table_of_tip(repo: icechunk.Repository) -> ChunkTable:
+    workspace = repo.readonly_session("main")._workspace
+    return run(workspace.chunk_table(run(workspace.array("/a"))))
+
+
+@pytest.mark.parametrize("segmented", [False, True], ids=["plain", "segmented"])
+@pytest.mark.parametrize(("oracle", "spec"), PAIRS, indirect=["oracle"])
+def test_a_manifest_of_very_many(
+    oracle: Engine, ours: Engine, spec: int, segmented: bool, tmp_path: Path, data: Path
+) -> None:
+    """Read by the other, revised by us and then by the other: every reference is what it was, or what was written."""
+    program = Program(tmp_path / "repo", data)
+    repo = many_references(program.path, spec, segmented=segmented)
+    before = table_of_tip(repo)
+    values = np.full((SIDE + 1, SIDE), 255)
+    values[:SIDE] = np.arange(SIDE * SIDE).reshape(SIDE, SIDE) % 251
+    for engine, row in ((ours, 100), (oracle, 200)):
+        edits = [step("write", path="a", values={"fill": 252}, where=[one, [7, 9]]) for one in (row, SIDE)]
+        program.run(engine, [step("open", config=PACKED), *session(), *edits, *commit(f"by {engine.name}")])
+        values[[row, SIDE], 7:9] = 252
+        *_, found = program.run(oracle, [step("open"), step("read", path="a", where=[[100, 330, 50], [0, SIDE, 3]])])
+        assert (np.array(found) == values[100:330:50, ::3]).all()
+    after = table_of_tip(icechunk.Repository.open(repo.storage))
+    assert len(after) == len(before) + 2
+    old, new = (table.take(np.flatnonzero(~was_edited(table.coords))) for table in (before, after))
+    assert len(old) == SIDE * SIDE - 4
+    for column in ("coords", "kind", "offset", "length", "chunk_ids"):
+        assert (getattr(old, column) == getattr(new, column)).all(), column
+
+
+def was_edited(coords: Any) -> Any:
+    return np.isin(coords[:, 0], (100, 200, SIDE)) & np.isin(coords[:, 1], (7, 8))
