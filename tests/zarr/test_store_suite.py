@@ -13,6 +13,7 @@ import pickle
 from typing import Any
 
 import pytest
+from tests.packs import small_packs
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import Buffer, cpu, default_buffer_prototype
 from zarr.core.sync import _collect_aiterator, sync
@@ -21,6 +22,7 @@ from zarr.testing.store import StoreTests
 from zarr.testing.utils import assert_bytes_equal
 
 import icechunk
+from icechunk.testing.latency import LatencyStorage
 
 PROTOTYPE = default_buffer_prototype()
 GROUP = json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {"n": 1}}).encode()
@@ -53,10 +55,16 @@ class TestIcechunkStore(StoreTests[icechunk.IcechunkStore, cpu.Buffer]):
 
     # -- how the suite gets at stores -------------------------------------------------------------------------------
 
-    @pytest.fixture(params=["memory", "local"])
-    def repo(self, request: pytest.FixtureRequest, tmp_path: Any) -> icechunk.Repository:
+    @pytest.fixture(params=["memory", "local", "far"])
+    def repo(
+        self, request: pytest.FixtureRequest, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> icechunk.Repository:
+        """In one that is far away every chunk that is large enough to be an object shares it."""
         if request.param == "memory":
             return icechunk.Repository.create(icechunk.in_memory_storage())
+        if request.param == "far":
+            small_packs(monkeypatch, alone=0, chunks=2, size=len(LARGE))
+            return icechunk.Repository.create(LatencyStorage(icechunk.in_memory_storage()))
         return icechunk.Repository.create(icechunk.local_filesystem_storage(str(tmp_path / "repo")))
 
     @pytest.fixture
