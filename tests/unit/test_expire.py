@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icechunk.errors import ErrorKind, IcechunkError, ReadOnlyError
+from icechunk.format.chunk_ref import Native
 from icechunk.format.ids import INITIAL_SNAPSHOT_ID, format_id
 from icechunk.format.repo_info import ExpirationRan, SnapshotRecord
 from icechunk.ops.expire import expire, plan_expiration
@@ -302,6 +303,20 @@ async def test_a_dry_run_changes_nothing_and_tells_what_would_go(kit: Kit) -> No
     assert lines[0].startswith("Expiration of what is older than 2023-11-14")
     assert format_id(ids[0]) in lines[1] and lines[1].endswith("c0")
     assert lines[4] == f"  {sum(plan.sizes.values()):,} bytes in all, to be deleted by a garbage collection"
+
+
+async def test_of_an_object_that_stays_nothing_comes_back(kit: Kit) -> None:
+    """Chunks that nobody needs any more, beside one that is needed."""
+    stays, goes = kit.new_id(), kit.new_id()
+    ids = [
+        await kit.commit("main", "c0", {(0,): Native(stays, 100, 16), (1,): Native(stays, 7, 116)}),
+        await kit.commit("main", "c1", {(0,): Native(goes, 1000, 16), (1,): Native(goes, 2000, 1016)}),
+        await kit.commit("main", "c2", {(0,): Native(stays, 100, 16)}),
+    ]
+    plan = await expire(kit.refs, await time_of(kit, ids[2]), dry_run=True)
+    sizes = await released_sizes(plan, kit.refs, kit.storage)
+    manifests = {one: (await kit.assets.snapshot(one)).manifest_files()[0].size for one in ids}
+    assert sizes == {ids[0]: manifests[ids[0]], ids[1]: manifests[ids[1]] + 3000}
 
 
 async def test_a_dry_run_works_where_nothing_may_be_written(kit: Kit) -> None:
