@@ -155,7 +155,7 @@ class ChunkPacks:
         """The bytes `start <= i < stop` of a chunk that is not stored yet, None for any other chunk."""
         with _lock:
             pack = self._unstored.get(ref.id)
-            return None if pack is None else bytes(pack.data[ref.offset + start : ref.offset + stop])
+            return None if pack is None else bytes(memoryview(pack.data)[ref.offset + start : ref.offset + stop])
 
 
 _filling: WeakSet[ChunkPacks] = WeakSet()

@@ -7,12 +7,19 @@ the commits are gone through one by one, oldest first, and the solver is asked.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 
 from icechunk._driver import concurrent_map
 from icechunk.change_set import ChangeSet
 from icechunk.conflicts import ConflictDetector, ConflictSolver
-from icechunk.errors import ErrorKind, ObjectNotFoundError, RebaseFailedError, SessionStateError
+from icechunk.errors import (
+    ErrorKind,
+    ObjectNotFoundError,
+    RebaseFailedError,
+    SessionStateError,
+    SnapshotNotFoundError,
+)
 from icechunk.format.ids import format_id
 from icechunk.format.repo_info import SnapshotRecord
 from icechunk.format.snapshot import Snapshot
@@ -34,7 +41,12 @@ async def rebase(workspace: Workspace, refs: RefStore, branch: str, solver: Conf
     if tip_id == base_id:
         return
     missed = await missed_commits(refs, branch, tip_id, base_id)
-    logs = await concurrent_map(lambda step: _log(workspace, *step), log_ids(missed, base_id), width)
+    try:
+        logs = await _logs(workspace, missed, base_id, width)
+    except ObjectNotFoundError:  # what is remembered of the history was expired and collected
+        await concurrent_map(lambda record: _read_again(refs, record.id), missed, width)
+        missed = await missed_commits(refs, branch, tip_id, base_id)
+        logs = await _logs(workspace, missed, base_id, width)
     steps: dict[bytes, list[TransactionLog]] = {record.id: [] for record in missed}
     for (owner, _), log in zip(log_ids(missed, base_id), logs, strict=True):
         steps[owner].append(log)
@@ -111,6 +123,15 @@ def log_ids(missed: list[SnapshotRecord], base: bytes) -> list[tuple[bytes, byte
             pruned = pruned[pruned.index(base) + 1 :]
         steps += [(record.id, log_id) for log_id in [*pruned, record.id]]
     return steps
+
+
+async def _read_again(refs: RefStore, snapshot_id: bytes) -> None:
+    with suppress(SnapshotNotFoundError):
+        await refs.current_record(snapshot_id)
+
+
+async def _logs(workspace: Workspace, missed: list[SnapshotRecord], base: bytes, width: int) -> list[TransactionLog]:
+    return await concurrent_map(lambda step: _log(workspace, *step), log_ids(missed, base), width)
 
 
 async def _log(workspace: Workspace, owner: bytes, log_id: bytes) -> TransactionLog:

@@ -631,6 +631,11 @@ def test_random_walks(machine, walks, steps):
         walk(machine, seed, steps)
 
 
+def test_a_walk_that_once_went_wrong():
+    """A rebase past commits that somebody else has expired and collected since this client looked at the history."""
+    walk(OlderFormat, 716, 80)
+
+
 @machines
 # which examples are tried depends on ids and times that a run draws, so each run looks at others
 @pytest.mark.parametrize(

@@ -120,12 +120,18 @@ def test_a_store_without_conditional_writes(server: FakeS3) -> None:
     assert server.objects["root/ref"].data == b"3"
 
 
-def test_conditions_are_certain_where_the_service_is_known() -> None:
+def test_conditions_are_certain_where_the_service_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     amazon = icechunk.s3_storage(bucket="b", prefix="p", region="us-east-1", anonymous=True)
     assert amazon.keeps_conditions
     assert not amazon.with_settings(StorageSettings(unsafe_use_conditional_update=False)).keeps_conditions
     elsewhere = icechunk.s3_storage(bucket="b", prefix="p", region="r", endpoint_url="https://s3.example.org")
     assert not elsewhere.keeps_conditions
+    for known in ("https://s3.eu-west-1.amazonaws.com", "https://account.r2.cloudflarestorage.com"):
+        assert icechunk.s3_storage(bucket="b", prefix="p", region="r", endpoint_url=known).keeps_conditions
+    for unknown in ("https://amazonaws.com.example.org", "http://[::1]:9000", "nonsense"):
+        assert not icechunk.s3_storage(bucket="b", prefix="p", region="r", endpoint_url=unknown).keeps_conditions
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://localhost:9000")
+    assert not amazon.keeps_conditions
 
 
 def test_unchanged_objects_are_not_sent_again(server: FakeS3) -> None:

@@ -31,10 +31,11 @@ from icechunk.info import GCSummary
 from icechunk.ops.copies import FOLDER, ListFiles, list_copies, unneeded_copies
 from icechunk.ops.id_set import Ids, IdSet, as_ids, format_names, parse_names
 from icechunk.ops.progress import Counter, Progress, silent
-from icechunk.ops.survey import Limits, Survey
+from icechunk.ops.survey import SNAPSHOTS, Limits, Survey
 from icechunk.ops.times import as_micros
 from icechunk.ops.unregistered import Reclaimed, UnregisteredSnapshots
 from icechunk.refs.base import History, HistoryEdit, RefStore, format_time
+from icechunk.refs.ref_content import REFS
 from icechunk.storage.base import DeleteResult, ObjectInfo, Storage
 
 FOLDERS = ("snapshots", "transactions", "manifests", "chunks")
@@ -218,14 +219,18 @@ async def plan_collection(
         await refs.ensure_writable("Cannot garbage collect")
     width = max(storage.concurrency, 1) if max_concurrent_listings is None else max_concurrent_listings
     has_copies = refs.registers_snapshots
-    list_files = await list_all_at_once(storage) or storage.list
+    all_files = await list_all_at_once(storage)
+    list_files = all_files or storage.list
     found = await gather(
         *(list_folder(list_files, name, limit, progress) for name in FOLDERS),
         *([list_copies(list_files, limit)] if has_copies else []),
         limit=width,
     )
     listings: dict[str, Listing] = dict(zip(FOLDERS, found, strict=False))
-    keeper = _Keeper(refs, storage, limits or Limits(), progress, listings["snapshots"])
+    listed = {SNAPSHOTS: listings["snapshots"].files}
+    if all_files is not None:
+        listed[REFS] = [info async for batch in all_files(REFS) for info in batch]
+    keeper = _Keeper(refs, Survey(storage, limits or Limits(), progress), listings["snapshots"], listed)
     kept = await keeper.settle(forget=forget)
     doomed = {name: plan_deletion(listings[name], kept[name]) for name in FOLDERS}
     copies = await unneeded_copies(refs, found[-1]) if has_copies else {}
@@ -286,12 +291,12 @@ class _Keeper:
     """Finds out what is kept, and forgets the snapshots that are not."""
 
     def __init__(
-        self, refs: RefStore, storage: Storage, limits: Limits, progress: Progress, snapshots: Listing
+        self, refs: RefStore, survey: Survey, snapshots: Listing, listed: Mapping[str, Sequence[ObjectInfo]]
     ) -> None:
         self._refs = refs
-        self._survey = Survey(storage, limits, progress)
+        self._survey = survey
         self._young = snapshots.young()
-        self._files = snapshots.files
+        self._files = listed
         self._listed = IdSet()
         self._listed.add(snapshots.ids)
         self._chunks = IdSet()
@@ -303,7 +308,10 @@ class _Keeper:
         self._look_at(await self._refs.history(self._young, self._survey.add, listed=self._files))
         for _ in range(_MAX_ROUNDS):
             await self._read()
-            if not forget or await self._refs.edit_history(self._decide, known=self.history) is not None:
+            if not forget:
+                return self._kept()
+            # not sure: what is deleted without a register is looked for again, see `unregistered`
+            if await self._refs.edit_history(self._decide, known=self.history, sure=False) is not None:
                 return self._kept()
         raise _too_fast()
 

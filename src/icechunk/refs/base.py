@@ -361,22 +361,22 @@ class RefStore(ABC):
         extra: Iterable[bytes] = (),
         visit: Callable[[bytes, Snapshot], None] | None = None,
         *,
-        listed: Sequence[ObjectInfo] | None = None,
+        listed: Mapping[str, Sequence[ObjectInfo]] | None = None,
     ) -> History:
         """All refs and all known snapshots, together with what is reached from those of `extra` that exist.
 
-        Where snapshot files must be read for it, `visit` sees each of them, and `listed`, the snapshot files as somebody
-        has just listed them, newest first, saves requests.
+        Where snapshot files must be read for it, `visit` sees each of them. `listed`, files by folder as somebody has just
+        listed them, snapshots newest first, saves requests; it is believed.
         """
 
     @abstractmethod
     async def edit_history(
-        self, decide: Callable[[History], HistoryEdit | None], *, known: History | None = None
+        self, decide: Callable[[History], HistoryEdit | None], *, known: History | None = None, sure: bool = True
     ) -> HistoryEdit | None:
         """Change history as a whole: `decide` sees the present state and says what to change, None for nothing.
 
-        `decide` may be called several times, whenever somebody changes something meanwhile. What `known`, a history
-        read before, says of single snapshots need not be read again.
+        `decide` may be called several times, whenever somebody changes something meanwhile. What `known`, a history read
+        before, says of single snapshots need not be read again. Who is not `sure` believes listings that may lag behind.
         """
 
     def recent_file(self, path: str, etag: str | None) -> Buffer | None:

@@ -270,13 +270,13 @@ class RefFiles(RefStore):
     def ancestry(self, snapshot_id: bytes, *, revalidate: bool = True) -> AsyncIterator[SnapshotRecord]:
         return self._chain.walk(snapshot_id)
 
-    async def _targets(self, names: RefNames, paths: Mapping[str, str]) -> dict[str, bytes]:
+    async def _targets(self, names: RefNames, paths: Mapping[str, str], *, sure: bool = True) -> dict[str, bytes]:
         """What refs point to, by name; without those that were deleted since they were listed.
 
         A file that the listing says is still the one that was read before is not read again, where it can be believed:
-        listings of stores of unknown make may lag behind.
+        listings of stores of unknown make may lag behind, which matters to who must be `sure`.
         """
-        trusted = self.storage.keeps_conditions
+        trusted = self.storage.keeps_conditions or not sure
         stands = {path: self._listed_stand(path, names) if trusted else None for path in paths.values()}
         unknown = [path for path, stand in stands.items() if stand is None]
         stands.update(zip(unknown, await concurrent_map(self._read, unknown, self.context.width), strict=True))
@@ -322,11 +322,13 @@ class RefFiles(RefStore):
         extra: Iterable[bytes] = (),
         visit: Callable[[bytes, Snapshot], None] | None = None,
         *,
-        listed: Sequence[ObjectInfo] | None = None,
+        listed: Mapping[str, Sequence[ObjectInfo]] | None = None,
         branches: Mapping[str, bytes] | None = None,
     ) -> History:
-        chain = SnapshotChain(self.context, recent=self._recent, listed=listed)
-        return await self._history(chain, extra, visit, branches)
+        listed = listed or {}
+        chain = SnapshotChain(self.context, recent=self._recent, listed=listed.get(SNAPSHOTS))
+        names = names_in(listed[REFS]) if REFS in listed else None
+        return await self._history(chain, extra, visit, branches, names=names, sure=not listed)
 
     async def _history(
         self,
@@ -334,14 +336,17 @@ class RefFiles(RefStore):
         extra: Iterable[bytes] = (),
         visit: Callable[[bytes, Snapshot], None] | None = None,
         branches: Mapping[str, bytes] | None = None,
+        *,
+        names: RefNames | None = None,
+        sure: bool = True,
     ) -> History:
         """All refs and what they reach. `chain` is a fresh one: others may have given snapshots another parent."""
-        names = await self.names()
+        names = await self.names() if names is None else names
         if branches is None:
             if MAIN not in names.branches:  # an upgrade deletes it first; without it nothing here can be believed
                 raise await self._no_branch(MAIN)
-            branches = await self._targets(names, {name: branch_path(name) for name in names.branches})
-        tags = await self.tags(names)
+            branches = await self._targets(names, {name: branch_path(name) for name in names.branches}, sure=sure)
+        tags = await self._targets(names, {name: tag_path(name) for name in names.tags}, sure=sure)
         records = await chain.reach({*branches.values(), *tags.values()}, visit)
         for tip in extra:
             try:
@@ -351,14 +356,15 @@ class RefFiles(RefStore):
         return History(branches, tags, records)
 
     async def edit_history(
-        self, decide: Callable[[History], HistoryEdit | None], *, known: History | None = None
+        self, decide: Callable[[History], HistoryEdit | None], *, known: History | None = None, sure: bool = True
     ) -> HistoryEdit | None:
         chain = SnapshotChain(self.context, {} if known is None else known.records, recent=self._recent)
         if known is None:
-            history = await self._history(chain)
+            history = await self._history(chain, sure=sure)
         else:
             # an upgrade takes main away first, after it wrote the repo object: so one may look for both at once
-            history, _ = await gather(self._history(chain), self._check_format(), limit=self.context.width)
+            present = self._history(chain, sure=sure)
+            history, _ = await gather(present, self._check_format(), limit=self.context.width)
         edit = decide(history)
         if edit is None:
             return None

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -355,12 +355,12 @@ class RepoFile(RefStore):
         extra: Iterable[bytes] = (),
         visit: Callable[[bytes, Snapshot], None] | None = None,
         *,
-        listed: Sequence[ObjectInfo] | None = None,
+        listed: Mapping[str, Sequence[ObjectInfo]] | None = None,
     ) -> History:
         return history_of(await self.info())
 
     async def edit_history(
-        self, decide: Callable[[History], HistoryEdit | None], *, known: History | None = None
+        self, decide: Callable[[History], HistoryEdit | None], *, known: History | None = None, sure: bool = True
     ) -> HistoryEdit | None:
         outcome: HistoryEdit | None = None
 

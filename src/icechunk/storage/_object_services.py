@@ -43,6 +43,9 @@ _UPLOAD_SECONDS = 600
 _LONGEST_SECONDS = 3600
 _RETRY_SECONDS = 180
 
+_KNOWN_HOSTS = (".amazonaws.com", ".amazonaws.com.cn", ".r2.cloudflarestorage.com")
+"""Where services answer that are known to look at the conditions of writes, and to list what there is."""
+
 _CLIENT_OPTIONS = frozenset(
     {
         *("allow_http", "allow_invalid_certificates", "connect_timeout", "default_content_type", "http1_only"),
@@ -157,7 +160,9 @@ class S3Place(_Shown):
 
     @property
     def is_of_unknown_make(self) -> bool:
-        return self.options.endpoint_url is not None
+        endpoint = self.options.endpoint_url or _aws_profile.endpoint()
+        host = "" if endpoint is None else urlsplit(endpoint).hostname or "?"
+        return host != "" and not host.endswith(_KNOWN_HOSTS)
 
     def client(self, settings: EffectiveStorage, purpose: Purpose) -> Any:
         import_client()
