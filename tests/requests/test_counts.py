@@ -20,10 +20,23 @@ BOUNDS = {
     "open and list": {1: (5, 2), 2: (5, 2)},
     "open and read the history": {1: (14, 11), 2: (4, 2)},
     "open and commit a chunk": {1: (13, 8), 2: (13, 7)},
-    "open and commit 177 chunks": {1: (541, 12), 2: (541, 11)},
+    "open and commit 177 chunks": {1: (397, 12), 2: (397, 11)},
     "the same chunk, after somebody else": {1: (29, 19), 2: (28, 18)},
-    "open, expire and collect": {1: (203, 23), 2: (193, 14)},
+    "open, expire and collect": {1: (202, 22), 2: (193, 14)},
 }
+
+
+# where a store is not known to look at conditions, format 1 reads a branch before it moves it
+MORE_ELSEWHERE = {
+    "open and commit a chunk": (1, 0),
+    "open and commit 177 chunks": (1, 0),
+    "the same chunk, after somebody else": (1, 0),
+    "open, expire and collect": (1, 1),
+}
+
+
+class OfUnknownMake(CountingStorage):
+    keeps_conditions = False
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +62,14 @@ def copy_of(storage: MemoryStorage) -> MemoryStorage:
 
 @pytest.mark.parametrize("spec", [1, 2])
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_requests(prepared: dict[int, MemoryStorage], name: str, spec: int) -> None:
-    counting = CountingStorage(copy_of(prepared[spec]))
+@pytest.mark.parametrize("counted", [CountingStorage, OfUnknownMake])
+def test_requests(prepared: dict[int, MemoryStorage], counted: type[CountingStorage], name: str, spec: int) -> None:
+    counting = counted(copy_of(prepared[spec]))
     asyncio.run(OPERATIONS[name](counting))  # type: ignore[arg-type]
     most, deepest = BOUNDS[name][spec]
+    if counted is OfUnknownMake and spec == 1:
+        more, deeper = MORE_ELSEWHERE.get(name, (0, 0))
+        most, deepest = most + more, deepest + deeper
     seen = "\n".join(f"{request.depth} {request.verb} {request.paths[0]}" for request in counting.requests[:60])
     assert len(counting.requests) <= most, seen
     assert counting.depth <= deepest, seen
