@@ -60,4 +60,11 @@ def work(engine: str, python: str, task: str, **arguments: Any) -> dict[str, Any
     return answer
 
 
-__all__ = ["BUCKET", "KINDS", "Backend", "requests_of", "serving", "work"]
+def transfer(engine: str, python: str, place: object, mebibytes: int, kibibytes: int) -> dict[str, Any]:
+    """What it takes to write so much in chunks of so many KiB, and to read it, each in a process of its own."""
+    wrote = work(engine, python, "written", place=place, mebibytes=mebibytes, kibibytes=kibibytes)
+    read = work(engine, python, "read", place=place)
+    return {**wrote, **read, "memory": max(wrote["memory"], read["memory"])}
+
+
+__all__ = ["BUCKET", "KINDS", "Backend", "requests_of", "serving", "transfer", "work"]

@@ -54,25 +54,35 @@ def array_of(session: Any, name: str, count: int, chunk: int) -> Any:
     )
 
 
-def transfer(place: dict[str, Any], mebibytes: int, kibibytes: int) -> dict[str, float]:
-    """Write so much in chunks of so many KiB and commit, read it with a new repository; what each took."""
+def written(place: dict[str, Any], mebibytes: int, kibibytes: int) -> dict[str, float]:
+    """Write so much in chunks of so many KiB, and commit; what it took."""
     chunk = kibibytes << 10
-    count = (mebibytes << 20) // chunk
     repo = icechunk.Repository.create(storage_of(place))
     session = repo.writable_session("main")
     array_of(session, "warm", _WARM, chunk)[:] = 1  # connections, memory, and what is imported late
-    array = array_of(session, "data", count, chunk)
-    data = np.random.default_rng(0).integers(0, 2**32, array.shape, np.uint32)
+    array = array_of(session, "data", (mebibytes << 20) // chunk, chunk)
+    data = numbers(array.shape)
     with Clock() as writing:
         array[:] = data
         session.commit("data")
+    return {**writing.facts("write"), "memory": peak()}
+
+
+def read(place: dict[str, Any]) -> dict[str, float]:
+    """Read all that was written; what it took."""
     store = icechunk.Repository.open(storage_of(place)).readonly_session("main").store
     assert (zarr.open_array(store, path="warm", mode="r")[:] == 1).all()
     array = zarr.open_array(store, path="data", mode="r")
     with Clock() as reading:
         found = array[:]
-    assert np.array_equal(found, data), "what was read is not what was written"
-    return {**writing.facts("write"), **reading.facts("read"), "memory": peak()}
+    facts = {**reading.facts("read"), "memory": peak()}
+    assert np.array_equal(found, numbers(array.shape)), "what was read is not what was written"
+    return facts
+
+
+def numbers(shape: tuple[int, ...]) -> Any:
+    """Numbers that cannot be compressed, always the same."""
+    return np.random.default_rng(0).integers(0, 2**32, shape, np.uint32)
 
 
 def neighbours_made(place: dict[str, Any], url: str, endpoint: str, count: int, chunk: int) -> dict[str, float]:
@@ -102,5 +112,5 @@ def neighbours_read(place: dict[str, Any], url: str, concurrency: int | None) ->
 
 
 if __name__ == "__main__":
-    tasks = {"transfer": transfer, "neighbours_made": neighbours_made, "neighbours_read": neighbours_read}
+    tasks = {task.__name__: task for task in (written, read, neighbours_made, neighbours_read)}
     print(json.dumps(tasks[sys.argv[1]](**json.loads(sys.argv[2]))))

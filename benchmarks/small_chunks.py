@@ -3,7 +3,7 @@
     python -m benchmarks.small_chunks             # 4,096 chunks of 4 KiB, three rounds
     python -m benchmarks.small_chunks --write     # and put the table into docs/performance.md
 
-Every round of every engine has a process and a server of its own. Needs the environments that `scripts/test --all` makes, or
+Every round of every engine has two processes and a server of its own. Needs the environments that `scripts/test --all` makes, or
 `--ours`, `--ours-new`, `--ref11`, `--ref23` with paths to Pythons.
 """
 
@@ -18,7 +18,7 @@ from statistics import median
 from benchmarks.document import put, table
 from benchmarks.engines import add_choice_of_engines, add_engine_options, engines
 from benchmarks.neighbours import WAYS, reached
-from benchmarks.s3_servers import requests_of, work
+from benchmarks.s3_servers import requests_of, transfer
 
 TITLES = {
     "requests": "requests",
@@ -40,8 +40,7 @@ def measure(arguments: argparse.Namespace) -> Rounds:
         for engine, python in order if number % 2 == 0 else order[::-1]:
             with reached(way) as (backend, address):
                 place = backend.at(address).place("r")
-                size = {"mebibytes": arguments.mebibytes, "kibibytes": arguments.kibibytes}
-                answer = work(engine, python, "transfer", place=place, **size)
+                answer = transfer(engine, python, place, arguments.mebibytes, arguments.kibibytes)
                 if backend.name == "quick":
                     answer["requests"] = sum(requests_of(backend).values())
             for name, value in answer.items():
@@ -67,8 +66,8 @@ def report(found: Rounds, arguments: argparse.Namespace) -> str:
     count = (arguments.mebibytes << 10) // arguments.kibibytes
     return f"""\
 {count:,} chunks of {arguments.kibibytes} KiB, not compressed, written into S3 by one assignment to a Zarr array and a commit, and read by
-one more; 10 chunks at a time, as Zarr does by itself. Medians of {arguments.rounds} rounds. Requests are all that the process made,
-those for creating and opening the repository included. Servers as above; "20 ms away" is the quick one with every answer held
+one more in another process; 10 chunks at a time, as Zarr does by itself. Medians of {arguments.rounds} rounds. Requests are all that both
+processes made, those for creating and opening the repository included. Servers as above; "20 ms away" is the quick one with every answer held
 up for so long.
 
 {table(["", "ours", "1.1.21", "ours, newest zarr", "2.3.0"], rows(found))}

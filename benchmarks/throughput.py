@@ -4,7 +4,7 @@
     python -m benchmarks.throughput --write          # and put the table into docs/performance.md
     python -m benchmarks.throughput --mebibytes 128 --rounds 1 --server quick
 
-Every round of every engine has a process and a server of its own. Needs the environments that `scripts/test --all` makes, or
+Every round of every engine has two processes and a server of its own. Needs the environments that `scripts/test --all` makes, or
 `--ours`, `--ours-new`, `--ref11`, `--ref23` with paths to Pythons.
 """
 
@@ -19,7 +19,7 @@ from statistics import median
 
 from benchmarks.document import put, table
 from benchmarks.engines import PAIRS, add_choice_of_engines, add_engine_options, engines
-from benchmarks.s3_servers import KINDS, serving, work
+from benchmarks.s3_servers import KINDS, serving, transfer
 
 CHUNKS = (8192, 256)  # KiB
 Rounds = dict[tuple[str, int, str, str], list[float]]
@@ -34,9 +34,7 @@ def measure(arguments: argparse.Namespace) -> Rounds:
         order = list(pythons.items())
         for engine, python in order if number % 2 == 0 else order[::-1]:
             with serving(kind) as backend:
-                answer = work(
-                    engine, python, "transfer", place=backend.place("r"), mebibytes=arguments.mebibytes, kibibytes=chunk
-                )
+                answer = transfer(engine, python, backend.place("r"), arguments.mebibytes, chunk)
             for name, value in answer.items():
                 found[kind, chunk, name, engine].append(value)
             shown = ", ".join(f"{name} {value:.3g}" for name, value in answer.items())
@@ -76,8 +74,8 @@ def report(found: Rounds, mebibytes: int, rounds: int) -> str:
     head = ["MiB per second", "ours", "1.1.21", "time", "processor", "ours, newest zarr", "2.3.0", "time", "processor"]
     return f"""\
 {mebibytes:,} MiB of random numbers, not compressed, in one assignment with its commit and one read of a Zarr array (10 chunks at a
-time, as Zarr does by itself), on {os.cpu_count()} cores that client and server share. Medians of {rounds} rounds, each in a process and against a
-server of its own. "time" and "processor" are ratios of the seconds that pass and of the processor time of the client; below 1
+time, as Zarr does by itself), on {os.cpu_count()} cores that client and server share. Medians of {rounds} rounds, each against a server of its
+own; one process writes, another one reads. "time" and "processor" are ratios of the seconds that pass and of the processor time of the client; below 1
 means that ours needs less. SeaweedFS is a real server, and busy with checksums for most of the time that passes; "quick" is
 `benchmarks/quick_s3.py`, which keeps what comes in memory and does nothing else.
 
