@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Callable
 from pathlib import Path
+
+from benchmarks.engines import add_choice_of_engines, add_engine_options
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"
 
@@ -16,6 +20,19 @@ def put(name: str, text: str) -> None:
     if not found:
         before = before.rstrip("\n") + "\n\n"
     DOCUMENT.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}", encoding="utf-8")
+
+
+def carry_out(name: str, parser: argparse.ArgumentParser, measured: Callable[[argparse.Namespace], str]) -> None:
+    """Be the program that measures: print the section that `measured` makes, and write it where that is wanted."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
+    add_engine_options(parser)
+    add_choice_of_engines(parser)
+    arguments = parser.parse_args()
+    text = measured(arguments)
+    print(text)
+    if arguments.write:
+        put(name, text)
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:

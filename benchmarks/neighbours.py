@@ -20,8 +20,8 @@ from statistics import median
 import numpy as np
 from tests.servers.fault_proxy import proxy_of
 
-from benchmarks.document import put, table
-from benchmarks.engines import add_choice_of_engines, add_engine_options, engines
+from benchmarks.document import carry_out, table
+from benchmarks.engines import engines
 from benchmarks.s3_servers import BUCKET, Backend, requests_of, serving, work
 from icechunk._driver import run
 
@@ -111,20 +111,13 @@ Measured by `python -m benchmarks.neighbours --write`."""
 
 def main() -> None:
     """Measure, print, and write where that is wanted."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--chunks", type=int, default=1000)
     parser.add_argument("--kibibytes", type=int, default=64, help="of a chunk")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--way", nargs="*", choices=list(WAYS), default=list(WAYS))
     parser.add_argument("--concurrency", nargs="*", type=int, default=[None, 64], help="chunks at a time")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
-    add_engine_options(parser)
-    add_choice_of_engines(parser)
-    arguments = parser.parse_args()
-    text = report(measure(arguments), arguments)
-    print(text)
-    if arguments.write:
-        put("neighbours", text)
+    carry_out("neighbours", parser, lambda arguments: report(measure(arguments), arguments))
 
 
 if __name__ == "__main__":

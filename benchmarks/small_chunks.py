@@ -15,8 +15,8 @@ import sys
 from collections import defaultdict
 from statistics import median
 
-from benchmarks.document import put, table
-from benchmarks.engines import add_choice_of_engines, add_engine_options, engines
+from benchmarks.document import carry_out, table
+from benchmarks.engines import engines
 from benchmarks.neighbours import WAYS, reached
 from benchmarks.s3_servers import requests_of, transfer
 
@@ -77,19 +77,12 @@ Measured by `python -m benchmarks.small_chunks --write`."""
 
 def main() -> None:
     """Measure, print, and write where that is wanted."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mebibytes", type=int, default=16)
     parser.add_argument("--kibibytes", type=int, default=4, help="of a chunk")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--way", nargs="*", choices=list(WAYS), default=list(WAYS))
-    parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
-    add_engine_options(parser)
-    add_choice_of_engines(parser)
-    arguments = parser.parse_args()
-    text = report(measure(arguments), arguments)
-    print(text)
-    if arguments.write:
-        put("small chunks", text)
+    carry_out("small chunks", parser, lambda arguments: report(measure(arguments), arguments))
 
 
 if __name__ == "__main__":

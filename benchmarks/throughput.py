@@ -17,8 +17,8 @@ import sys
 from collections import defaultdict
 from statistics import median
 
-from benchmarks.document import put, table
-from benchmarks.engines import PAIRS, add_choice_of_engines, add_engine_options, engines
+from benchmarks.document import carry_out, table
+from benchmarks.engines import PAIRS, engines
 from benchmarks.s3_servers import KINDS, serving, transfer
 
 CHUNKS = (8192, 256)  # KiB
@@ -86,19 +86,12 @@ Measured by `python -m benchmarks.throughput --write`."""
 
 def main() -> None:
     """Measure, print, and write where that is wanted."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mebibytes", type=int, default=1024)
     parser.add_argument("--kibibytes", type=int, nargs="*", default=CHUNKS, help="of a chunk")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--server", nargs="*", choices=KINDS, default=KINDS)
-    parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
-    add_engine_options(parser)
-    add_choice_of_engines(parser)
-    arguments = parser.parse_args()
-    text = report(measure(arguments), arguments.mebibytes, arguments.rounds)
-    print(text)
-    if arguments.write:
-        put("throughput", text)
+    carry_out("throughput", parser, lambda arguments: report(measure(arguments), arguments.mebibytes, arguments.rounds))
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ import os
 import subprocess
 from typing import Any
 
-from benchmarks.document import put, table
-from benchmarks.engines import ROOT, add_choice_of_engines, add_engine_options, engines
+from benchmarks.document import carry_out, table
+from benchmarks.engines import ROOT, engines
 from benchmarks.large_job.plan import VIRTUAL_CHUNK, Plan, content, name_of
 from benchmarks.large_job.references import check_references
 from benchmarks.s3_servers import BUCKET, KINDS, serving
@@ -98,22 +98,20 @@ Measured by `python -m benchmarks.large_job --write`."""
 
 def main() -> None:
     """Measure, print, and write where that is wanted."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", type=float, default=1.0, help="how much of the job, 0.01 for a hundredth")
     parser.add_argument("--server", choices=KINDS, default="seaweedfs")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
-    add_engine_options(parser)
-    add_choice_of_engines(parser)
-    arguments = parser.parse_args()
+    carry_out("large job", parser, measured)
+
+
+def measured(arguments: argparse.Namespace) -> str:
+    """The section of docs/performance.md, from one job for each engine."""
     found = {}
     for engine, python in engines(arguments).items():
         print(f"{engine}:", flush=True)
         found[engine] = measure(engine, python, arguments.scale, arguments.server)
         print(json.dumps(found[engine]), flush=True)
-    text = report(found, arguments.scale, arguments.server)
-    print(text)
-    if arguments.write:
-        put("large job", text)
+    return report(found, arguments.scale, arguments.server)
 
 
 if __name__ == "__main__":
