@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from statistics import median
+from typing import Any
 
-from benchmarks.engines import add_choice_of_engines, add_engine_options
+from benchmarks.engines import COLUMNS, add_choice_of_engines, add_engine_options
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"
 
@@ -33,6 +36,20 @@ def carry_out(name: str, parser: argparse.ArgumentParser, measured: Callable[[ar
     print(text)
     if arguments.write:
         put(name, text)
+
+
+def tell(what: str, answer: dict[str, float]) -> None:
+    """Say what was measured just now."""
+    print(f"{what}: {', '.join(f'{name} {value:.4g}' for name, value in answer.items())}", file=sys.stderr, flush=True)
+
+
+def medians(found: Mapping[Any, list[float]], form: str, *what: Any) -> list[str] | None:
+    """The median of the rounds of each engine, for a line under `COLUMNS`; None where nothing was measured.
+
+    `found` has the rounds by `what` was measured and the engine.
+    """
+    values = [found.get((*what, engine)) for engine in COLUMNS]
+    return [form.format(median(value)) if value else "" for value in values] if any(values) else None
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:

@@ -11,6 +11,16 @@ PAIRS = (("ours", "1.1.21"), ("ours-new", "2.3.0"))
 """Each reference beside us on the same Python and zarr."""
 
 
+COLUMNS = {"ours": "ours", "1.1.21": "1.1.21", "ours-new": "ours, newest zarr", "2.3.0": "2.3.0"}
+"""The engines in the order of a table, and what they are called there."""
+
+
+def in_turn(pythons: dict[str, str], number: int) -> list[tuple[str, str]]:
+    """The engines of a round, in one order and in the other alternately."""
+    order = list(pythons.items())
+    return order if number % 2 == 0 else order[::-1]
+
+
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
     """Options that name the Pythons, for `engines`."""
     for option in ("ours", "ours-new", "ref11", "ref23"):

@@ -12,16 +12,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
-import sys
 from collections import defaultdict
 from collections.abc import Iterator
-from statistics import median
 
 import numpy as np
 from tests.servers.fault_proxy import proxy_of
 
-from benchmarks.document import carry_out, table
-from benchmarks.engines import engines
+from benchmarks.document import carry_out, medians, table, tell
+from benchmarks.engines import COLUMNS, engines, in_turn
 from benchmarks.s3_servers import BUCKET, Backend, requests_of, serving, work
 from icechunk._driver import run
 
@@ -29,6 +27,7 @@ FOLDER, FILE = "archive", "field.nc"
 URL = f"s3://{BUCKET}/{FOLDER}/{FILE}"
 WAYS = {"quick": ("quick", 0.0), "seaweedfs": ("seaweedfs", 0.0), "quick, 20 ms away": ("quick", 0.02)}
 """The server, and seconds that every answer waits."""
+FORMS = {"requests": "{:,.0f}"}
 Rounds = dict[tuple[str, int | None, str, str], list[float]]
 """What was measured, by way, chunks at a time, name of the measurement and engine."""
 
@@ -58,14 +57,12 @@ def measure(arguments: argparse.Namespace) -> Rounds:
             for engine, python in pythons.items():
                 work(engine, python, "neighbours_made", place=backend.place(engine), **made)
             for number, concurrency in itertools.product(range(arguments.rounds), arguments.concurrency):
-                order = list(pythons.items())
-                for engine, python in order if number % 2 == 0 else order[::-1]:
+                for engine, python in in_turn(pythons, number):
                     answer = read(engine, python, backend, concurrency)
                     assert answer.pop("sum") == int(data.sum(dtype=np.uint64)), "other bytes were read"
                     for name, value in answer.items():
                         found[way, concurrency, name, engine].append(value)
-                    shown = ", ".join(f"{name} {value:.4g}" for name, value in answer.items())
-                    print(f"{way}, {concurrency}, round {number + 1}, {engine}: {shown}", file=sys.stderr, flush=True)
+                    tell(f"{way}, {concurrency}, round {number + 1}, {engine}", answer)
     return found
 
 
@@ -85,13 +82,10 @@ def rows(found: Rounds) -> list[list[str]]:
     lines = []
     for way, concurrency in dict.fromkeys((way, concurrency) for way, concurrency, _, _ in found):
         for name in ("requests", "read", "read cpu"):
-            values = [found.get((way, concurrency, name, engine)) for engine in ("ours", "1.1.21", "ours-new", "2.3.0")]
-            if any(values):
+            shown = medians(found, FORMS.get(name, "{:.3g}"), way, concurrency, name)
+            if shown is not None:
                 title = {"requests": "requests", "read": "seconds", "read cpu": "processor seconds"}[name]
                 width = "10" if concurrency is None else str(concurrency)
-                shown = [f"{median(value):.3g}" if value else "" for value in values]
-                if name == "requests":
-                    shown = [f"{median(value):,.0f}" if value else "" for value in values]
                 lines.append([f"{way}, {width} at a time: {title}", *shown])
     return lines
 
@@ -104,7 +98,7 @@ new process; "10 at a time" is what Zarr does by itself (`async.concurrency`). M
 all that the process made, opening the repository included. Servers as above; "20 ms away" is the quick one with every answer
 held up for so long.
 
-{table(["", "ours", "1.1.21", "ours, newest zarr", "2.3.0"], rows(found))}
+{table(["", *COLUMNS.values()], rows(found))}
 
 Measured by `python -m benchmarks.neighbours --write`."""
 

@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import sys
 from collections import defaultdict
-from statistics import median
 
-from benchmarks.document import carry_out, table
-from benchmarks.engines import engines
-from benchmarks.neighbours import WAYS, reached
+from benchmarks.document import carry_out, medians, table, tell
+from benchmarks.engines import COLUMNS, engines, in_turn
+from benchmarks.neighbours import FORMS, WAYS, reached
 from benchmarks.s3_servers import requests_of, transfer
 
 TITLES = {
@@ -36,8 +34,7 @@ def measure(arguments: argparse.Namespace) -> Rounds:
     found: Rounds = defaultdict(list)
     pythons = engines(arguments)
     for way, number in itertools.product(arguments.way, range(arguments.rounds)):
-        order = list(pythons.items())
-        for engine, python in order if number % 2 == 0 else order[::-1]:
+        for engine, python in in_turn(pythons, number):
             with reached(way) as (backend, address):
                 place = backend.at(address).place("r")
                 answer = transfer(engine, python, place, arguments.mebibytes, arguments.kibibytes)
@@ -45,8 +42,7 @@ def measure(arguments: argparse.Namespace) -> Rounds:
                     answer["requests"] = sum(requests_of(backend).values())
             for name, value in answer.items():
                 found[way, name, engine].append(value)
-            shown = ", ".join(f"{name} {value:.4g}" for name, value in answer.items())
-            print(f"{way}, round {number + 1}, {engine}: {shown}", file=sys.stderr, flush=True)
+            tell(f"{way}, round {number + 1}, {engine}", answer)
     return found
 
 
@@ -54,10 +50,9 @@ def rows(found: Rounds) -> list[list[str]]:
     """Lines of the table."""
     lines = []
     for way, (name, title) in itertools.product(dict.fromkeys(way for way, _, _ in found), TITLES.items()):
-        values = [found.get((way, name, engine)) for engine in ("ours", "1.1.21", "ours-new", "2.3.0")]
-        if any(values):
-            form = "{:,.0f}" if name == "requests" else "{:.3g}"
-            lines.append([f"{way}: {title}", *[form.format(median(value)) if value else "" for value in values]])
+        shown = medians(found, FORMS.get(name, "{:.3g}"), way, name)
+        if shown is not None:
+            lines.append([f"{way}: {title}", *shown])
     return lines
 
 
@@ -70,7 +65,7 @@ one more in another process; 10 chunks at a time, as Zarr does by itself. Median
 processes made, those for creating and opening the repository included. Servers as above; "20 ms away" is the quick one with every answer held
 up for so long.
 
-{table(["", "ours", "1.1.21", "ours, newest zarr", "2.3.0"], rows(found))}
+{table(["", *COLUMNS.values()], rows(found))}
 
 Measured by `python -m benchmarks.small_chunks --write`."""
 

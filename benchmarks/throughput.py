@@ -13,12 +13,11 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
-import sys
 from collections import defaultdict
 from statistics import median
 
-from benchmarks.document import carry_out, table
-from benchmarks.engines import PAIRS, engines
+from benchmarks.document import carry_out, table, tell
+from benchmarks.engines import PAIRS, engines, in_turn
 from benchmarks.s3_servers import KINDS, serving, transfer
 
 CHUNKS = (8192, 256)  # KiB
@@ -31,14 +30,12 @@ def measure(arguments: argparse.Namespace) -> Rounds:
     found: Rounds = defaultdict(list)
     pythons = engines(arguments)
     for kind, chunk, number in itertools.product(arguments.server, arguments.kibibytes, range(arguments.rounds)):
-        order = list(pythons.items())
-        for engine, python in order if number % 2 == 0 else order[::-1]:
+        for engine, python in in_turn(pythons, number):
             with serving(kind) as backend:
                 answer = transfer(engine, python, backend.place("r"), arguments.mebibytes, chunk)
             for name, value in answer.items():
                 found[kind, chunk, name, engine].append(value)
-            shown = ", ".join(f"{name} {value:.3g}" for name, value in answer.items())
-            print(f"{kind}, {chunk} KiB, round {number + 1}, {engine}: {shown}", file=sys.stderr, flush=True)
+            tell(f"{kind}, {chunk} KiB, round {number + 1}, {engine}", answer)
     return found
 
 

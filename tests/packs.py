@@ -18,3 +18,8 @@ def small_packs(monkeypatch, *, alone: int = 1, chunks: int = 2, size: int = 100
 def is_pack(data: bytes) -> bool:
     """Whether an object below `chunks/` is a pack."""
     return bytes(data[: len(chunk_packs.HEAD)]) == chunk_packs.HEAD
+
+
+def key(number: int) -> str:
+    """The chunks of an array of 4 x 4 in turn."""
+    return f"a/c/{number // 4}/{number % 4}"

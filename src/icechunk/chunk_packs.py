@@ -121,21 +121,21 @@ class ChunkPacks:
     async def _store_due(self) -> None:
         while self._due:
             try:
-                pack = self._unstored.get(self._due.pop())
+                pack_id = self._due.pop()
             except IndexError:  # somebody else was faster
                 return
-            if pack is not None:
-                await self._store(pack)
+            await self._store(pack_id)
 
-    async def _store(self, pack: Pack) -> None:
-        if pack.id not in self._unstored:
+    async def _store(self, pack_id: bytes) -> None:
+        pack = self._unstored.get(pack_id)
+        if pack is None:
             return
         try:
-            await self._store_object(pack.id, memoryview(pack.data))
+            await self._store_object(pack_id, memoryview(pack.data))
         except BaseException:
-            self._due.append(pack.id)
+            self._due.append(pack_id)
             raise
-        self._unstored.pop(pack.id, None)
+        self._unstored.pop(pack_id, None)
 
     async def _store_object(self, object_id: bytes, data: Buffer) -> None:
         await self._put(object_id, data)
@@ -148,8 +148,8 @@ class ChunkPacks:
             return
         with _lock:
             self.close()
-            packs = list(self._unstored.values())
-        await concurrent_map(self._store, packs, self._width)
+            pack_ids = list(self._unstored)
+        await concurrent_map(self._store, pack_ids, self._width)
 
     def find(self, ref: Native, start: int, stop: int) -> bytes | None:
         """The bytes `start <= i < stop` of a chunk that is not stored yet, None for any other chunk."""

@@ -22,9 +22,8 @@ async def merge_workspaces(into: Workspace, others: Sequence[Workspace]) -> list
     Raises what `merge_changes` raises; `into` is then as it was.
     """
     await into.view()
-    forks = [_fork(other) for other in others]
-    await concurrent_map(lambda other: other.packs.settle(), others, max(into.assets.storage.concurrency, 1))
-    forks = [fork._replace(first_chunks=list(other.first_chunks)) for fork, other in zip(forks, others, strict=True)]
+    at_once = max(into.assets.storage.concurrency, 1) if any(other.packs for other in others) else 1
+    forks = await concurrent_map(_fork, others, at_once)
     fetched = Fetched()
     while True:
         try:
@@ -40,16 +39,19 @@ async def merge_workspaces(into: Workspace, others: Sequence[Workspace]) -> list
     return overlaps
 
 
-def _fork(workspace: Workspace) -> Fork:
+async def _fork(workspace: Workspace) -> Fork:
+    """What a fork brings; all chunks that it refers to are stored then."""
     with workspace.lock:
-        return Fork(
+        fork = Fork(
             workspace.snapshot_id,
             workspace.change_set.copy(),
             workspace.forked_from,
             dict(workspace.handed_over),
-            list(workspace.first_chunks),
+            [],
             workspace.since,
         )
+    await workspace.packs.settle()
+    return fork._replace(first_chunks=list(workspace.first_chunks))
 
 
 def _merge(into: Workspace, forks: Sequence[Fork], fetched: Fetched) -> list[Overlaps]:

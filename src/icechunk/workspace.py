@@ -65,8 +65,8 @@ class Mode(Enum):
 class WorkspaceSettings:
     """What a workspace needs of the configuration.
 
-    `inline_threshold` is the largest chunk, in bytes, that is kept in the manifest. With `packs` many small chunks are stored
-    in one object.
+    `inline_threshold` is the largest chunk, in bytes, that is kept in the manifest. With `packs` many small chunks are
+    stored in one object.
     """
 
     spec: int

@@ -1,8 +1,8 @@
 """Whether what a session wrote is still there when it commits.
 
-Chunks are uploaded when they are set, or soon after, and until the commit nothing refers to them. A collection that is told to delete
-what is older than this session takes them for garbage. Then the commit must fail, rather than publish references to
-nothing.
+Chunks are uploaded when they are set, or soon after, and until the commit nothing refers to them. A collection that is
+told to delete what is older than this session takes them for garbage. Then the commit must fail, rather than publish
+references to nothing.
 
 Looking for every chunk would cost as much as writing it. But a collection deletes by age: as long as the chunks that a
 session wrote first are there, so are those it wrote later. So the first few are remembered and looked for, and only when

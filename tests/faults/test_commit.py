@@ -17,11 +17,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::icechunk.UncommittedChangesWarn
 CREATED = ["Repository initialized"]
 
 
-@pytest.fixture(params=[1, 2], ids=["spec1", "spec2"])
-def spec(request):
-    return request.param
-
-
 async def base(spec):
     storage = MemoryStorage()
     repo = await Repository.create_async(storage, spec_version=spec)

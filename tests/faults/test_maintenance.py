@@ -17,11 +17,6 @@ from tests.invariants import assert_whole, contents, messages, unreachable
 OFF_MAIN = {"second", "first", "base"}
 
 
-@pytest.fixture(params=[1, 2], ids=["spec1", "spec2"])
-def spec(request):
-    return request.param
-
-
 @pytest.fixture
 def clock(monkeypatch):
     return Clock(monkeypatch)

@@ -15,12 +15,13 @@ from icechunk.storage.memory import MemoryStorage
 from icechunk.testing.faults import FaultyStorage, InjectedError, Stopped, every_fault, record_calls
 from tests.invariants import assert_whole, contents, messages
 from tests.packs import PACKED, is_pack, small_packs
+from tests.packs import key as key_of
 from tests.session.helpers import PROTOTYPE, array_json, big, buffer
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::icechunk.UncommittedChangesWarning", "ignore::icechunk.MergeOverlapWarning"
 )
-NEW = {f"a/c/{number // 4}/{number % 4}": big(1 + number) for number in range(8)}
+NEW = {key_of(number): big(1 + number) for number in range(8)}
 """One that is stored alone, three packs that are full, and one that is not when it is to be published."""
 THEIRS = {"a/c/3/0": b"theirs"}
 

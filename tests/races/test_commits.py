@@ -13,17 +13,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::icechunk.UncommittedChangesWarn
 SOLVER = icechunk.ConflictDetector()
 
 
-@pytest.fixture(params=[1, 2], ids=["spec1", "spec2"])
-def spec(request):
-    return request.param
-
-
-@pytest.fixture(params=[1, 64], ids=["near", "far"])
-def width(request, monkeypatch):
-    """A storage at hand, or one over a network: there requests that do not need each other go out together."""
-    monkeypatch.setattr(MemoryStorage, "concurrency", request.param)
-
-
 def prepare(spec, *, tag=False):
     async def made():
         storage = MemoryStorage()

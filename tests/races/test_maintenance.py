@@ -21,11 +21,6 @@ from tests.session.helpers import big, buffer, group_json
 pytestmark = pytest.mark.filterwarnings("ignore::icechunk.UncommittedChangesWarning")
 
 
-@pytest.fixture(params=[1, 2], ids=["spec1", "spec2"])
-def spec(request):
-    return request.param
-
-
 @pytest.fixture
 def clock(monkeypatch):
     return Clock(monkeypatch)

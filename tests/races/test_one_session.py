@@ -34,11 +34,6 @@ class OfWhoAsks(StorageWrapper):
         pass
 
 
-@pytest.fixture(params=[1, 2], ids=["spec1", "spec2"])
-def spec(request):
-    return request.param
-
-
 class Shared:
     """One session on an array; nothing of the snapshot is kept in memory, so that looking something up is a request."""
 

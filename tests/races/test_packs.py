@@ -10,7 +10,7 @@ from icechunk.storage.memory import MemoryStorage
 from icechunk.testing.schedules import explore
 from tests.aging import HISTORY, ORIGINAL, Clock
 from tests.invariants import assert_whole, contents, messages
-from tests.packs import PACKED, small_packs
+from tests.packs import PACKED, key, small_packs
 from tests.races.test_maintenance import Race, collector, errors
 from tests.races.test_one_session import MINE, OfWhoAsks
 from tests.session.helpers import PROTOTYPE, array_json, big, buffer
@@ -23,21 +23,6 @@ pytestmark = pytest.mark.filterwarnings(
 @pytest.fixture(autouse=True)
 def packs(monkeypatch):
     small_packs(monkeypatch)
-
-
-@pytest.fixture(params=[1, 2], ids=["spec1", "spec2"])
-def spec(request):
-    return request.param
-
-
-@pytest.fixture(params=[1, 64], ids=["near", "far"])
-def width(request, monkeypatch):
-    """A storage at hand, or one over a network, where packs are stored beside the files of a commit."""
-    monkeypatch.setattr(MemoryStorage, "concurrency", request.param)
-
-
-def key(number):
-    return f"a/c/{number // 4}/{number % 4}"
 
 
 class Shared:

@@ -15,10 +15,10 @@ from icechunk.format.chunk_ref import Native
 from icechunk.storage.base import ByteRange
 from icechunk.storage.wrappers import StorageWrapper
 from icechunk.testing.counting import CountingStorage
+from tests.packs import PACKED, is_pack
 from tests.session.helpers import array_json, buffer, get, group_json, put, random_bytes
 
 SIZE = 20_000
-PACKED = icechunk.RepositoryConfig(pack_small_chunks=True)
 
 
 class Refusing(StorageWrapper):
@@ -27,7 +27,7 @@ class Refusing(StorageWrapper):
     failing = False
 
     async def put(self, path, data, **how):
-        if self.failing and bytes(data[: len(HEAD)]) == HEAD:
+        if self.failing and is_pack(data):
             raise StorageError("no room")
         return await self._inner.put(path, data, **how)
 

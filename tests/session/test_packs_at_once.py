@@ -12,7 +12,7 @@ from icechunk import chunk_packs
 from icechunk._driver import run
 from tests.aging import DAY, Clock
 from tests.invariants import assert_whole, contents
-from tests.packs import PACKED, small_packs
+from tests.packs import PACKED, key, small_packs
 from tests.session.test_at_once import Between
 
 from .helpers import PROTOTYPE, big, buffer, get, put, with_array
@@ -40,10 +40,6 @@ def repo(storage, spec):
     repo = icechunk.Repository.create(storage, PACKED, spec_version=spec)
     with_array(repo)
     return repo
-
-
-def key(number):
-    return f"a/c/{number // 4}/{number % 4}"
 
 
 def write(session, *numbers):

@@ -29,7 +29,7 @@ class _Tally:
 
     def __init__(self) -> None:
         self.kept = IdSet()
-        """The objects of native chunks that stay anyway."""
+        """Objects of native chunks that stay anyway: nothing in them counts."""
         self.seen = IdSet()
         self.seen_elsewhere = IdSet()
         self.locations: dict[str, int] = {}
@@ -44,7 +44,7 @@ class _Tally:
         self.inlined += int(table.length[table.kind == INLINE].sum())
 
     def _places(self, table: ChunkTable) -> Ids:
-        """For each native chunk 12 bytes that tell which it is: the id of its object, mixed with where in it the chunk begins."""
+        """For each native chunk 12 bytes that tell which it is: the id of its object, mixed with where it begins."""
         ids = table.native_ids()
         offsets = table.offset[table.kind == NATIVE]
         if not offsets.any():
@@ -96,14 +96,7 @@ async def released_sizes(
     tally = _Tally()
     survey = Survey(storage, limits or Limits(), progress)
     await survey.read_snapshots(history.reachable() - released)
-    kept = IdSet()
-
-    def keep(table: ChunkTable) -> None:
-        tally.add(table)
-        kept.add(table.native_ids())
-
-    await survey.read_manifests(keep)
-    tally.kept = kept  # of an object that stays nothing comes back
+    await survey.read_manifests(lambda table: tally.kept.add(table.native_ids()))
     sizes = {}
     for record in plan.released:
         listed, before = set(survey.manifests), tally.native

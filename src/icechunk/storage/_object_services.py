@@ -161,8 +161,7 @@ class S3Place(_Shown):
     @property
     def is_of_unknown_make(self) -> bool:
         endpoint = self.options.endpoint_url or _aws_profile.endpoint()
-        host = "" if endpoint is None else urlsplit(endpoint).hostname or "?"
-        return host != "" and not host.endswith(_KNOWN_HOSTS)
+        return endpoint is not None and not (urlsplit(endpoint).hostname or "").endswith(_KNOWN_HOSTS)
 
     def client(self, settings: EffectiveStorage, purpose: Purpose) -> Any:
         import_client()

@@ -45,7 +45,7 @@ _TURNS = 3
 """Turns of the event loop that a range waits: who is woken by the same event comes within them."""
 
 _NEAR = 4
-"""Who wants bytes at most so many times their number behind the last ones reads on: who writes at once keeps no strict order."""
+"""Who wants bytes at most so many times their number behind the last ones reads on: writers keep no strict order."""
 _MORE = 8
 """Who begins to read on gets so many times what he asked for; afterwards twice as much each time."""
 _KEPT = 16 << 20
@@ -134,7 +134,7 @@ class Neighbours:
         run.task.add_done_callback(lambda task: self._arrived(place, run, _answer_of(task)))
 
     def _arrived(self, place: Place, run: _Run, answer: Answer | None) -> None:
-        """Hand out what a run brought; where it brought nothing each asks alone, and is told what is wrong with its own range."""
+        """Hand out what a run brought; without an answer each asks alone, and is told what is wrong with its own range."""
         under_way = self._under_way.get(place, [])
         if run in under_way:
             under_way.remove(run)
@@ -218,12 +218,12 @@ def _part(answer: Answer, start: int, stop: int) -> Answer:
 
 
 class _Kept:
-    """Bytes of an object from `begin` on, `left` of which nobody has asked for yet."""
+    """Bytes of an object, `left` of which nobody has asked for yet."""
 
-    __slots__ = ("begin", "data", "left")
+    __slots__ = ("data", "left")
 
-    def __init__(self, begin: int, data: Buffer, left: int) -> None:
-        self.begin, self.data, self.left = begin, data, left
+    def __init__(self, data: Buffer, left: int) -> None:
+        self.data, self.left = data, left
 
 
 class _Ahead:
@@ -234,6 +234,7 @@ class _Ahead:
         self._last: OrderedDict[str, tuple[int, int, int]] = OrderedDict()
         """By object where the last run began and ended, and how many bytes of it were more than was wanted."""
         self._kept: OrderedDict[tuple[str, int], _Kept] = OrderedDict()
+        """By object and where in it they begin."""
         self._bytes = 0
         _all.add(self)
 
@@ -242,23 +243,22 @@ class _Ahead:
         with self._lock:
             first, last, more = self._last.pop(url, (begin, 0, 0))
             wanted = end - begin
-            reads_on = first < begin <= last + _GAP + _NEAR * wanted
-            if reads_on:
+            if first < begin <= last + _GAP + _NEAR * wanted:
                 begin = min(begin, last)
                 longest = min(_LONGEST, _KEPT // (len(self._kept) + 2))
-                more = min(max(_MORE * wanted, 2 * more), longest - (end - begin))
+                more = max(min(max(_MORE * wanted, 2 * more), longest - (end - begin)), 0)
             else:
                 more = 0
-            self._last[url] = begin, end + max(more, 0), more
+            self._last[url] = begin, end + more, more
             if len(self._last) > _FOLLOWED:
                 self._last.popitem(last=False)
-        return (begin, end + more) if more > 0 else None
+        return (begin, end + more) if more else None
 
     def keep(self, url: str, begin: int, data: Buffer, given: int) -> None:
         """Keep what came, `given` bytes of which have been handed out."""
         with self._lock:
             self._drop((url, begin))
-            self._kept[url, begin] = _Kept(begin, data, len(data) - given)
+            self._kept[url, begin] = _Kept(data, len(data) - given)
             self._bytes += len(data)
             while self._bytes > _KEPT or len(self._kept) > _FOLLOWED:
                 self._drop(next(iter(self._kept)))
@@ -270,12 +270,12 @@ class _Ahead:
     def find(self, url: str, start: int, stop: int) -> Answer | None:
         """The bytes `start <= i < stop` of an object, where they are kept; forgets what has been asked for whole."""
         with self._lock:
-            for key, kept in self._kept.items():
-                if key[0] == url and kept.begin <= start and stop <= kept.begin + len(kept.data):
+            for (of, begin), kept in self._kept.items():
+                if of == url and begin <= start and stop <= begin + len(kept.data):
                     kept.left -= stop - start
                     if kept.left <= 0:
-                        self._drop(key)
-                    return _part((kept.data, None, None), start - kept.begin, stop - kept.begin)
+                        self._drop((of, begin))
+                    return _part((kept.data, None, None), start - begin, stop - begin)
         return None
 
     def after_fork(self) -> None:
